@@ -1,0 +1,222 @@
+"""Every configuration dataclass. Imports nothing of the project's; importing it does not import torch.
+
+A configuration is made as preset <- file <- ``key=value`` overrides; an unknown key or a value of the
+wrong kind is an error that names it.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import types
+import typing
+from dataclasses import dataclass, field
+from typing import Any, TypeVar
+
+from modality_forcing.errors import UserError
+
+C = TypeVar("C")
+
+
+@dataclass(frozen=True)
+class TransformerConfig:
+    """Shape of the three-stream transformer (spec section 5); ``depth_channels=None`` is the T2I backbone."""
+
+    latent_channels: int = 128
+    """Channels of one image token."""
+    depth_channels: int | None = 256
+    """Channels of one depth token (patch size squared); None: no depth stream."""
+    text_width: int = 12288
+    """Width of one text token as the encoder gives it."""
+    hidden: int = 4096
+    num_heads: int = 32
+    num_double_blocks: int = 8
+    num_single_blocks: int = 24
+    num_depth_blocks: int = 4
+    """Depth-only single-stream blocks after the shared ones."""
+    rope_axes: tuple[int, ...] = (32, 32, 32, 32)
+    """Rotated channels per position axis (t, row, col, l); their sum is the head size."""
+    rope_theta: int = 2000
+    mlp_ratio: float = 3.0
+    guidance_embedding: bool = False
+    cross_stream_mixing: bool = True
+    """Variant v2: each stream's modulation also hears the other stream's noise level."""
+
+    def __post_init__(self) -> None:
+        if self.hidden % self.num_heads:
+            raise UserError(f"hidden={self.hidden} is not a multiple of num_heads={self.num_heads}")
+        if sum(self.rope_axes) != self.hidden // self.num_heads:
+            raise UserError(
+                f"rope_axes={self.rope_axes} sum to {sum(self.rope_axes)}; "
+                f"they must sum to the head size {self.hidden // self.num_heads}"
+            )
+
+    @property
+    def patch_size(self) -> int:
+        """Side of the square of pixels that one depth token covers."""
+        if self.depth_channels is None:
+            return 16
+        return round(self.depth_channels**0.5)
+
+    def backbone(self) -> TransformerConfig:
+        """The text-to-image backbone: the same transformer without the depth stream."""
+        return dataclasses.replace(self, depth_channels=None, num_depth_blocks=0, cross_stream_mixing=False)
+
+
+@dataclass(frozen=True)
+class FlowConfig:
+    """Noise-level densities and the time shift (spec section 2); one set for training and sampling."""
+
+    shift_mu: float = 1.1
+    shift_sigma: float = 1.0
+    t_min: float = 0.05
+    """Clamp on the divisor of an x-prediction in the *training* loss."""
+    rgb_prediction: str = "velocity"
+    """"velocity" or "x0": what the image head predicts."""
+    depth_prediction: str = "x0"
+
+
+@dataclass(frozen=True)
+class SamplerConfig:
+    """Defaults of a run: they stand here once, for the command line, Python, the server and the docs."""
+
+    steps: int = 50
+    guidance: float = 4.0
+    """Classifier-free guidance in joint and depth-to-image."""
+    guidance_i2d: float = 1.0
+    log2_alpha: float | None = 5.0
+    """Tilt of the joint path: > 0 image first, 0 diagonal, < 0 depth first."""
+    refine_depth: bool = False
+    """A second image-to-depth pass on the generated image."""
+    width: int = 512
+    height: int = 512
+
+
+@dataclass(frozen=True)
+class AutoencoderConfig:
+    """Shape of the FLUX.2 autoencoder (spec section 4). Factor 8, then 2x2 pixels to channels."""
+
+    image_channels: int = 3
+    channels: int = 128
+    channel_multipliers: tuple[int, ...] = (1, 2, 4, 4)
+    num_res_blocks: int = 2
+    z_channels: int = 32
+    norm_groups: int = 32
+
+    @property
+    def latent_channels(self) -> int:
+        """Channels of one latent token."""
+        return 4 * self.z_channels
+
+    @property
+    def factor(self) -> int:
+        """Pixels per latent token, per side."""
+        return 2 * 2 ** (len(self.channel_multipliers) - 1)
+
+
+@dataclass(frozen=True)
+class TextConfig:
+    """Which text encoder a model was trained with."""
+
+    encoder: str = "qwen3-8b"
+    """"qwen3-4b", "qwen3-8b" or "minilm"."""
+    source: str | None = None
+    """Folder or Hub id of the encoder's weights; None: the encoder's usual one."""
+    max_tokens: int = 512
+
+
+@dataclass(frozen=True)
+class ModelConfig:
+    """Everything that ``config.json`` of our own layout says about a model."""
+
+    name: str = "unnamed"
+    transformer: TransformerConfig = field(default_factory=TransformerConfig)
+    autoencoder: AutoencoderConfig = field(default_factory=AutoencoderConfig)
+    text: TextConfig = field(default_factory=TextConfig)
+    flow: FlowConfig = field(default_factory=FlowConfig)
+    sampler: SamplerConfig = field(default_factory=SamplerConfig)
+    licence: str = ""
+    note: str = ""
+
+
+def to_dict(config: Any) -> dict[str, Any]:
+    """Plain values of a (nested) configuration, ready for JSON."""
+    return dataclasses.asdict(config)
+
+
+def from_dict(cls: type[C], values: dict[str, Any], where: str = "config") -> C:
+    """Build ``cls`` from plain values, strictly.
+
+    Raises:
+        UserError: an unknown key, or a value of the wrong kind; the message names ``where.key``.
+    """
+    if not isinstance(values, dict):
+        raise UserError(f"{where} is {values!r}; a table of keys and values is needed")
+    hints = typing.get_type_hints(cls)
+    known = {f.name for f in dataclasses.fields(cls)}  # type: ignore[arg-type]
+    for key in values:
+        if key not in known:
+            raise UserError(f"unknown key {where}.{key}; known: {', '.join(sorted(known))}")
+    kwargs = {key: _coerce(hints[key], value, f"{where}.{key}") for key, value in values.items()}
+    return cls(**kwargs)
+
+
+def override(config: C, assignments: list[str]) -> C:
+    """Apply ``key=value`` texts (dots reach into nested tables) to a configuration.
+
+    Raises:
+        UserError: no "=", an unknown key, or a value that does not fit.
+    """
+    values = to_dict(config)
+    for text in assignments:
+        key, equals, raw = text.partition("=")
+        if not equals:
+            raise UserError(f"{text!r} is not of the form key=value")
+        table = values
+        *parents, last = key.split(".")
+        for parent in parents:
+            if not isinstance(table.get(parent), dict):
+                raise UserError(f"unknown key {key}; there is no table {parent!r}")
+            table = table[parent]
+        if last not in table:
+            raise UserError(f"unknown key {key}; known here: {', '.join(sorted(table))}")
+        table[last] = raw
+    return from_dict(type(config), values, "config")
+
+
+def _coerce(hint: Any, value: Any, where: str) -> Any:
+    """``value`` as the annotated type ``hint``; texts (from the command line) are parsed."""
+    origin, args = typing.get_origin(hint), typing.get_args(hint)
+    if origin in (typing.Union, types.UnionType):
+        if value is None or (isinstance(value, str) and value.lower() == "none"):
+            if type(None) in args:
+                return None
+            raise UserError(f"{where} may not be none")
+        return _coerce(next(a for a in args if a is not type(None)), value, where)
+    if dataclasses.is_dataclass(hint):
+        if isinstance(value, hint):  # type: ignore[arg-type]
+            return value
+        return from_dict(hint, value, where)  # type: ignore[arg-type]
+    if origin is tuple:
+        if isinstance(value, str):
+            value = [part for part in value.strip("()[] ").split(",") if part.strip()]
+        return tuple(_coerce(args[0], part, where) for part in value)
+    if origin is dict or hint is dict:
+        return dict(value)
+    try:
+        if hint is bool:
+            if isinstance(value, bool):
+                return value
+            return {"true": True, "1": True, "yes": True, "false": False, "0": False, "no": False}[
+                str(value).lower()
+            ]
+        if hint is int:
+            if isinstance(value, float) and value != int(value):
+                raise ValueError
+            return int(value)
+        if hint is float:
+            return float(value)
+        if hint is str:
+            return str(value)
+    except (ValueError, KeyError, TypeError):
+        raise UserError(f"{where}={value!r} is not a valid {hint.__name__}") from None
+    return value
