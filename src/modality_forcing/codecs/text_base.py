@@ -1,0 +1,69 @@
+"""What every text encoder offers, and the checks they share."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Protocol, runtime_checkable
+
+from torch import Tensor
+
+from modality_forcing.errors import UserError
+
+
+@runtime_checkable
+class TextEncoder(Protocol):
+    """Prompts to token embeddings. Frozen; the same prompt always gives the same embedding.
+
+    Attributes:
+        width: channels of one token.
+        max_tokens: tokens per prompt; shorter prompts are padded, longer ones cut.
+        fingerprint: names the weights and the recipe; equal fingerprints give equal embeddings.
+    """
+
+    width: int
+    max_tokens: int
+
+    @property
+    def fingerprint(self) -> str:
+        """See the class."""
+        ...
+
+    def encode(self, prompts: Sequence[str]) -> Tensor:
+        """B prompts -> (B, max_tokens, width), float32, on the CPU. The empty prompt is allowed."""
+        ...
+
+    def token_counts(self, prompts: Sequence[str]) -> list[int]:
+        """Tokens each prompt would need uncut; more than ``max_tokens`` means that its end is lost."""
+        ...
+
+    def release(self) -> None:
+        """Free the weights; the next ``encode`` loads them again."""
+        ...
+
+
+def check_prompts(prompts: Sequence[str]) -> list[str]:
+    """The prompts as a list.
+
+    Raises:
+        UserError: a bare string instead of a list, an empty list, or an item that is no string.
+    """
+    if isinstance(prompts, str):
+        raise UserError("prompts must be a list of strings, not one string")
+    prompts = list(prompts)
+    if not prompts:
+        raise UserError("no prompt given; use the empty string for an unconditional result")
+    for i, prompt in enumerate(prompts):
+        if not isinstance(prompt, str):
+            raise UserError(f"prompt {i} is {type(prompt).__name__}; it must be a string")
+    return prompts
+
+
+def check_max_tokens(max_tokens: int, limit: int) -> int:
+    """``max_tokens`` itself.
+
+    Raises:
+        UserError: fewer than 3 tokens (start, one word, end) or more than the encoder has positions.
+    """
+    if not 3 <= max_tokens <= limit:
+        raise UserError(f"max_tokens is {max_tokens}; this text encoder takes 3 to {limit}")
+    return max_tokens

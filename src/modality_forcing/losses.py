@@ -1,0 +1,52 @@
+"""Masked losses in velocity space, as (sum, count) so that any split of a batch adds up (spec section 2)."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from modality_forcing.flow.path import expand_level
+
+SumCount = tuple[Tensor, Tensor]
+
+
+def mean(loss: SumCount) -> Tensor:
+    """sum / count; 0 where nothing counts."""
+    return loss[0] / loss[1].clamp_min(1)
+
+
+def velocity_loss(prediction: Tensor, x0: Tensor, noise: Tensor, weight: Tensor) -> SumCount:
+    """||v_pred - (noise - x0)||^2 of a velocity head.
+
+    Args:
+        prediction, x0, noise: (B, N, C).
+        weight: broadcastable to (B, N, C), 0 where an element does not count.
+    """
+    return _weighted((prediction.float() - (noise - x0)).square(), weight)
+
+
+def x0_loss(prediction: Tensor, x0: Tensor, t: Tensor, t_min: float, weight: Tensor) -> SumCount:
+    """||x0_pred - x0||^2 / max(t, t_min)^2: an x-prediction's loss in velocity space (spec section 2).
+
+    Args:
+        t: (B,) noise levels.
+        t_min: clamp on the divisor; without it the smallest levels would drown the rest.
+    """
+    scale = expand_level(t.clamp_min(t_min), x0)
+    return _weighted(((prediction.float() - x0) / scale).square(), weight)
+
+
+def distillation_loss(
+    prediction: Tensor, teacher: Tensor, t_depth: Tensor, lambda_high: float, lambda_low: float, weight: Tensor
+) -> SumCount:
+    """(l_hi t_depth + l_lo (1 - t_depth)) ||v_T2I - v_rgb||^2 (spec section 2, self-distillation)."""
+    factor = expand_level(lambda_high * t_depth + lambda_low * (1 - t_depth), prediction)
+    squared = factor * (prediction.float() - teacher.float()).square()
+    return _weighted(squared, weight)
+
+
+def _weighted(squared: Tensor, weight: Tensor) -> SumCount:
+    """Sum of weighted squares and of weights; an element of weight 0 may hold anything, NaN included."""
+    weight = weight.to(squared.dtype).expand_as(squared)
+    total = torch.where(weight > 0, squared * weight, torch.zeros_like(squared)).sum()
+    return total, weight.sum()
