@@ -10,7 +10,7 @@ import dataclasses
 import types
 import typing
 from dataclasses import dataclass, field
-from typing import Any, TypeVar
+from typing import Any, ClassVar, TypeVar
 
 from modality_forcing.errors import UserError
 
@@ -93,24 +93,55 @@ class SamplerConfig:
 
 @dataclass(frozen=True)
 class AutoencoderConfig:
-    """Shape of the FLUX.2 autoencoder (spec section 4). Factor 8, then 2x2 pixels to channels."""
+    """Sizes of the autoencoder; the defaults are FLUX.2's.
 
-    image_channels: int = 3
+    Attributes:
+        in_channels: channels of the image.
+        channels: width at full resolution.
+        channel_multipliers: width of each resolution over ``channels``; each after the first halves H, W.
+        num_res_blocks: residual blocks per resolution in the encoder; the decoder has one more.
+        z_channels: channels of the code before the 2x2 unshuffle.
+        norm_groups: groups of every GroupNorm; must divide every width (32 in FLUX.2; fewer if narrow).
+    """
+
+    PATCH: ClassVar[int] = 2
+
+    in_channels: int = 3
     channels: int = 128
     channel_multipliers: tuple[int, ...] = (1, 2, 4, 4)
     num_res_blocks: int = 2
     z_channels: int = 32
     norm_groups: int = 32
 
-    @property
-    def latent_channels(self) -> int:
-        """Channels of one latent token."""
-        return 4 * self.z_channels
+    def __post_init__(self) -> None:
+        # A list from a JSON file is as good as a tuple, but only a tuple can be compared and hashed.
+        object.__setattr__(self, "channel_multipliers", tuple(self.channel_multipliers))
+        for name in ("in_channels", "channels", "num_res_blocks", "z_channels", "norm_groups"):
+            if getattr(self, name) < 1:
+                raise UserError(f"autoencoder.{name} is {getattr(self, name)}; it must be at least 1")
+        if not self.channel_multipliers or min(self.channel_multipliers) < 1:
+            raise UserError("autoencoder.channel_multipliers needs at least one number, each at least 1")
+        for width in self.widths:
+            if width % self.norm_groups:
+                raise UserError(
+                    f"autoencoder width {width} is no multiple of norm_groups {self.norm_groups}; "
+                    "lower norm_groups or change channels"
+                )
 
     @property
-    def factor(self) -> int:
-        """Pixels per latent token, per side."""
-        return 2 * 2 ** (len(self.channel_multipliers) - 1)
+    def widths(self) -> tuple[int, ...]:
+        """Channels at each resolution, finest first."""
+        return tuple(self.channels * m for m in self.channel_multipliers)
+
+    @property
+    def latent_channels(self) -> int:
+        """Channels of the model latents: 4 * z_channels (128)."""
+        return self.z_channels * self.PATCH**2
+
+    @property
+    def downscale(self) -> int:
+        """Image pixels per latent pixel along each side (16)."""
+        return self.PATCH * 2 ** (len(self.channel_multipliers) - 1)
 
 
 @dataclass(frozen=True)
@@ -125,6 +156,21 @@ class TextConfig:
 
 
 @dataclass(frozen=True)
+class DepthConfig:
+    """How the depth codec treats what lies at infinity (spec section 3, and ours)."""
+
+    sky: str = "missing"
+    """"missing": +inf is an invalid pixel, as in the release; "far": +inf is the contraction's limit 2, so the
+    model can learn where the sky is (ours)."""
+    far_threshold: float = 1.93
+    """With sky="far": contracted values above this decode as "at infinity" (1.93: 14 times the mean)."""
+
+    def __post_init__(self) -> None:
+        if self.sky not in ("missing", "far"):
+            raise UserError(f"depth.sky is {self.sky!r}; known: missing, far")
+
+
+@dataclass(frozen=True)
 class ModelConfig:
     """Everything that ``config.json`` of our own layout says about a model."""
 
@@ -132,10 +178,84 @@ class ModelConfig:
     transformer: TransformerConfig = field(default_factory=TransformerConfig)
     autoencoder: AutoencoderConfig = field(default_factory=AutoencoderConfig)
     text: TextConfig = field(default_factory=TextConfig)
+    depth: DepthConfig = field(default_factory=DepthConfig)
     flow: FlowConfig = field(default_factory=FlowConfig)
     sampler: SamplerConfig = field(default_factory=SamplerConfig)
     licence: str = ""
     note: str = ""
+
+
+@dataclass(frozen=True)
+class OptimConfig:
+    """Optimizer, schedule and averaging of a training run (ours: the paper does not give them)."""
+
+    optimizer: str = "muon"
+    """"muon": Muon for the matrices inside the blocks, AdamW for the rest; "adamw": AdamW for all."""
+    lr: float = 1e-3
+    weight_decay: float = 0.01
+    betas: tuple[float, ...] = (0.9, 0.95)
+    warmup: int = 100
+    """Steps of linear warm-up."""
+    decay: float = 0.3
+    """Share of the run, at its end, in which the learning rate falls linearly to zero."""
+    clip: float = 1.0
+    """Largest gradient norm."""
+    ema: float = 0.999
+    """Decay of the averaged weights; ramps up as (1 + step) / (10 + step)."""
+
+
+@dataclass(frozen=True)
+class ForcingConfig:
+    """The modality-forcing stage (spec section 2)."""
+
+    p_i2d: float = 0.2
+    p_d2i: float = 0.2
+    text_dropout: float = 0.1
+    rgb_weight: float = 1.0
+    depth_weight: float = 1.0
+    sparse_kinds: tuple[str, ...] = ("random", "lidar", "keypoints")
+    """What kind of sparse measurements the depth comes from, drawn per sample; see ``data.sensors``."""
+    distill_high: float = 0.0
+    distill_low: float = 0.0
+    """Weights of self-distillation at t_depth = 1 and 0; both 0: off."""
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """One training run of one stage."""
+
+    stage: str = "forcing"
+    """"autoencoder", "t2i" or "forcing"."""
+    steps: int = 1000
+    batch: int = 32
+    seed: int = 0
+    image_size: int = 128
+    data: str = ""
+    """Folder of a rendered cache (``mf data make``)."""
+    autoencoder: str = ""
+    """Run or model folder the autoencoder comes from (stages t2i, forcing)."""
+    init: str = ""
+    """Run or model folder to warm-start the transformer from (stage forcing: the T2I run)."""
+    precision: str = "bf16"
+    """"bf16": autocast over float32 weights; "fp32"."""
+    threads: int = 0
+    """CPU threads; 0: all."""
+    log_every: int = 10
+    save_every: int = 200
+    keep: int = 2
+    """Checkpoints to keep."""
+    kl_weight: float = 1e-4
+    """Autoencoder stage: weight of the KL term."""
+    model: ModelConfig = field(default_factory=ModelConfig)
+    optim: OptimConfig = field(default_factory=OptimConfig)
+    forcing: ForcingConfig = field(default_factory=ForcingConfig)
+
+    def __post_init__(self) -> None:
+        if self.stage not in ("autoencoder", "t2i", "forcing"):
+            raise UserError(f"stage is {self.stage!r}; known: autoencoder, t2i, forcing")
+        for name in ("steps", "batch", "image_size", "log_every", "save_every", "keep"):
+            if getattr(self, name) < 1:
+                raise UserError(f"{name} is {getattr(self, name)}; it must be at least 1")
 
 
 def to_dict(config: Any) -> dict[str, Any]:

@@ -65,19 +65,27 @@ def unpatchify(tokens: Tensor, rows: int, cols: int, patch: int = 16) -> Tensor:
     return grid.transpose(2, 3).reshape(tokens.shape[0], rows * patch, cols * patch)
 
 
-def encode_depth(depth: Tensor, mask: Tensor | None = None, patch: int = 16) -> tuple[Tensor, Tensor, Tensor]:
+def encode_depth(
+    depth: Tensor, mask: Tensor | None = None, patch: int = 16, sky: str = "missing"
+) -> tuple[Tensor, Tensor, Tensor]:
     """Depth maps to clean tokens.
 
     Args:
-        depth: (B, H, W); NaN, inf, 0 and negative values are invalid and never reach the mean.
+        depth: (B, H, W); NaN, 0 and negative values are invalid and, like +inf, never reach the mean.
         mask: (B, H, W) bool, optional: False marks further pixels as invalid.
+        sky: what +inf is: "missing", an invalid pixel; "far", the contraction's limit 2 (``DepthConfig``).
 
     Returns:
         tokens (B, N, patch^2) with 0 at invalid pixels, validity (B, N, patch^2) bool, means (B,).
     """
     valid = valid_depth(depth, mask)
     normalised, mean = unit_mean(torch.nan_to_num(depth.float(), nan=0.0, posinf=0.0, neginf=0.0), valid)
-    return patchify(contract(normalised), patch), patchify(valid.float(), patch) > 0.5, mean
+    contracted = contract(normalised)
+    if sky == "far":
+        infinite = torch.isposinf(depth) if mask is None else torch.isposinf(depth) & mask.bool()
+        contracted = torch.where(infinite, torch.full_like(contracted, 2.0), contracted)
+        valid = valid | infinite
+    return patchify(contracted, patch), patchify(valid.float(), patch) > 0.5, mean
 
 
 def fill_missing(tokens: Tensor, valid: Tensor, noise: Tensor) -> Tensor:
@@ -92,3 +100,8 @@ def fill_missing(tokens: Tensor, valid: Tensor, noise: Tensor) -> Tensor:
 def decode_depth(tokens: Tensor, rows: int, cols: int, patch: int = 16) -> Tensor:
     """Tokens (B, N, patch^2) to relative depth (B, H, W) float32, positive and finite."""
     return expand(unpatchify(tokens.float(), rows, cols, patch))
+
+
+def decode_finite(tokens: Tensor, rows: int, cols: int, patch: int, far_threshold: float) -> Tensor:
+    """Where decoded tokens mean a surface and not "at infinity": (B, H, W) bool (models with sky="far")."""
+    return unpatchify(tokens.float(), rows, cols, patch) < far_threshold

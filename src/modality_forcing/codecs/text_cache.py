@@ -3,35 +3,29 @@
 from __future__ import annotations
 
 import hashlib
-import os
-import tempfile
 from collections.abc import Sequence
-from contextlib import suppress
 from pathlib import Path
 
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import Tensor
 
+from modality_forcing.checkpoint.weights import save_weights
 from modality_forcing.codecs.text_base import TextEncoder, check_prompts
-from modality_forcing.errors import UserError
 
 
 class CachedTextEncoder:
     """Another encoder with a folder of its results, one file per prompt.
 
-    A file is named by the SHA-256 of the inner encoder's fingerprint and the prompt, so encoders may share a folder.
-    Files are written under a temporary name and renamed, so a reader never sees half a file and several processes
-    may fill one folder. A damaged file is made anew.
+    A file is named by the SHA-256 of the inner encoder's fingerprint and the prompt, so encoders may share a
+    folder. Files are written under a temporary name and renamed: no reader ever sees half of one, and several
+    processes may fill one folder. A damaged file is made anew.
 
     Args:
         inner: the encoder to ask for what is missing; it is not loaded while everything is there.
-        folder: made if it does not exist.
+        folder: made at the first write if it does not exist.
         dtype: of the stored values; float32 keeps them exactly, bfloat16 halves the space.
-
-    Raises:
-        UserError: the folder cannot be made.
     """
 
     def __init__(self, inner: TextEncoder, folder: str | Path, dtype: torch.dtype = torch.float32) -> None:
@@ -40,10 +34,6 @@ class CachedTextEncoder:
         self.dtype = dtype
         self.width = inner.width
         self.max_tokens = inner.max_tokens
-        try:
-            self.folder.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise UserError(f"cannot make the embedding folder {folder}: {error.strerror}") from None
 
     @property
     def fingerprint(self) -> str:
@@ -94,15 +84,4 @@ class CachedTextEncoder:
         return value.float()
 
     def _write(self, prompt: str, value: Tensor) -> None:
-        path = self.path(prompt)
-        handle, temporary = None, ""
-        try:
-            handle, temporary = tempfile.mkstemp(dir=self.folder, prefix=".", suffix=".part")
-            os.close(handle)
-            save_file({"embedding": value.contiguous()}, temporary)
-            os.replace(temporary, path)
-        except OSError as error:
-            if temporary:
-                with suppress(OSError):
-                    os.unlink(temporary)
-            raise UserError(f"cannot write the embedding folder {self.folder}: {error.strerror}") from None
+        save_weights(self.path(prompt), {"embedding": value})

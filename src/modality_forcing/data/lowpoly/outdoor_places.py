@@ -1,0 +1,351 @@
+"""Landscapes and towns. The camera stands near the origin and looks along +y."""
+
+from __future__ import annotations
+
+import math
+
+from modality_forcing.data.lowpoly import objects as o
+from modality_forcing.data.lowpoly import outdoors as d
+from modality_forcing.data.lowpoly.scene import Builder, Material
+
+GRASS = Material((0.34, 0.52, 0.18), (0.46, 0.60, 0.24), "noise", 1.4)
+SAND = Material((0.87, 0.72, 0.48), (0.93, 0.80, 0.57), "noise", 2.0)
+WATER = Material((0.05, 0.24, 0.34), pattern="water", scale=0.8)
+ROCK = Material((0.47, 0.45, 0.47), (0.96, 0.97, 1.0), "snow", 1.0)
+
+
+def mood(b: Builder, choices: tuple[str, ...]) -> str:
+    """Light of the day."""
+    name = b.pick(choices)
+    light = b.light
+    light.name, b.facts["mood"] = name, name
+    light.occlusion_radius = 2.0
+    b.sun_from(b.pick((-1, 1)) * b.u(35, 110), b.u(28, 52))
+    light.sun, light.exposure, light.clouds = (3.3, 2.85, 2.2), 0.72, b.u(0.1, 0.7)
+    light.ambient_up, light.ambient_down = (0.42, 0.58, 0.88), (0.34, 0.3, 0.24)
+    light.fog = b.u(0.0008, 0.003)
+    if name == "golden":
+        b.sun_from(b.pick((-1, 1)) * b.u(60, 172), b.u(7, 15))
+        light.sun, light.zenith, light.horizon = (3.8, 2.1, 0.95), (0.2, 0.3, 0.62), (1.25, 0.72, 0.42)
+        light.ambient_up, light.ambient_down, light.fog = (0.46, 0.44, 0.58), (0.32, 0.23, 0.2), b.u(0.002, 0.006)
+    elif name == "dusk":
+        light.sun, light.zenith, light.horizon = (0.0, 0.0, 0.0), (0.09, 0.11, 0.34), (0.95, 0.42, 0.36)
+        light.ambient_up, light.ambient_down, light.clouds = (0.34, 0.36, 0.62), (0.22, 0.17, 0.2), 0.4
+        light.fog, light.exposure = b.u(0.003, 0.006), 0.95
+    elif name == "night":
+        light.sun, light.zenith, light.horizon = (0.10, 0.13, 0.22), (0.012, 0.018, 0.06), (0.05, 0.08, 0.2)
+        light.ambient_up, light.ambient_down = (0.09, 0.12, 0.25), (0.05, 0.05, 0.08)
+        light.stars, light.clouds, light.fog, light.exposure = True, 0.1, 0.003, 1.25
+    elif name == "mist":
+        light.sun, light.zenith, light.horizon = (0.9, 0.82, 0.7), (0.62, 0.7, 0.8), (0.82, 0.86, 0.9)
+        light.ambient_up, light.ambient_down, light.clouds = (0.6, 0.66, 0.72), (0.4, 0.4, 0.4), 0.0
+        light.fog = b.u(0.02, 0.04)
+    elif name == "grey":
+        light.sun, light.zenith, light.horizon = (0.25, 0.25, 0.25), (0.42, 0.47, 0.54), (0.72, 0.75, 0.79)
+        light.ambient_up, light.ambient_down, light.clouds = (0.68, 0.72, 0.78), (0.42, 0.42, 0.42), 0.9
+    return name
+
+
+def _ground(b: Builder, m: Material, z: float = 0.0) -> None:
+    b.add("plane", 0, 0, z, 3000, 3000, 1, m)
+
+
+def _hills(b: Builder, m: Material, n: int = 5, low: float = 4.0, high: float = 12.0) -> None:
+    for i in range(n):
+        w = b.u(60, 120)
+        b.add("sphere", (i - n / 2 + b.u(0, 1)) * 50, b.u(90, 150), -b.u(low, high) * 1.2, w, w * 0.7, b.u(low, high) * 2.6, m)
+
+
+def street(b: Builder) -> None:
+    m = mood(b, ("sun", "sun", "golden", "dusk", "dusk", "night", "grey"))
+    lit = m in ("dusk", "night")
+    b.light.lamps, b.light.stars = [], m == "night"
+    _ground(b, Material((0.5, 0.5, 0.49), (0.45, 0.45, 0.44), "noise", 1.0))
+    road = b.u(3.2, 4.2)
+    b.add("box", 0, 40, 0.0, 2 * road, 120, 0.02, Material((0.22, 0.22, 0.24), (0.27, 0.27, 0.29), "noise", 0.6))
+    for s in (-1, 1):
+        b.add("box", s * (road + 1.1), 40, 0, 2.2, 120, 0.16, Material((0.62, 0.6, 0.57), (0.5, 0.48, 0.46), "checker", 1.0))
+    for i in range(14):
+        b.add("box", 0, 2 + i * 4.2, 0.02, 0.18, 2.0, 0.01, Material((0.92, 0.9, 0.82)))
+    town = b.p(0.55)
+    palette = [b.pick(tuple(d.WALLS)) for _ in range(4)]
+    for s in (-1, 1):
+        y = b.u(3, 6)
+        while y < 62:
+            c = b.pick(palette)
+            w = b.u(5, 8)
+            if town:
+                h = 2.6 * int(b.u(2, 5.9))
+                d.building(b, s * (road + 2.4 + 3), y + w / 2, w, 6, h, c, -s * math.pi / 2 * 0)
+                y += w + b.pick((0.3, 0.3, 1.5))
+            else:
+                d.house(b, s * (road + 2.6 + 3.2), y + w / 2, s * math.pi / 2, w, 5.5, 2.7 * int(b.u(1, 2.9)), c,
+                        b.pick(tuple(d.ROOFS)))  # fmt: skip
+                y += w + b.u(1.0, 3)
+    if b.p(0.6):
+        d.building(b, b.u(-6, 6), 75, 14, 6, b.u(10, 18), b.pick(tuple(d.WALLS)))
+    c1, c2 = b.pick(o.BRIGHT), b.pick(o.BRIGHT)
+    d.car(b, road * 0.5, b.u(6.0, 9.5), 0.0, c1)
+    if b.p(0.75):
+        d.car(b, -road * 0.52, b.u(8, 15), math.pi, c2)
+    if b.p(0.4):
+        d.car(b, road * 0.6, b.u(15, 22), 0.0, b.pick(o.BRIGHT))
+    for i in range(3):
+        d.street_lamp(b, -(road + 0.5), 6.5 + i * 9, lit and i < 3)
+        if b.p(0.6):
+            d.tree(b, road + 1.3, 10 + i * 8, b.u(3.2, 4.6), 0, b.pick(("green", "green", "orange", "yellow")))
+    if b.p(0.3):
+        o.toy(b, b.u(-1.5, 0.5), b.u(4.5, 6), 0.02, b.u(0.6, 0.9), b.pick(("ball", "box", "cone")))
+    b.look(b.u(-1.6, 0.8), 0, b.u(1.5, 2.9), b.u(-0.5, 0.6), 20, b.u(1.0, 2.2), b.u(58, 80), b.u(-1, 1))
+
+
+def park(b: Builder) -> None:
+    m = mood(b, ("sun", "sun", "golden", "grey", "mist", "dusk"))
+    _ground(b, GRASS)
+    _hills(b, GRASS)
+    season = b.pick(("green", "green", "green", "orange", "pink"))
+    path = Material((0.8, 0.7, 0.52), (0.72, 0.62, 0.46), "noise", 0.8)
+    for i in range(12):
+        b.add("cylinder", 2.2 * math.sin(i * 0.45), 1 + i * 2.4, -0.02, 3.0, 4.4, 0.04 + 0.001 * i, path)
+    for i in range(11):
+        x = b.pick((-1, 1)) * b.u(3.2, 14)
+        d.tree(b, x, b.u(7, 32) if i > 1 else b.u(6, 9), b.u(3.8, 6.2), 0, season if b.p(0.75) else "green")
+    for _ in range(5):
+        d.bush(b, b.pick((-1, 1)) * b.u(2.6, 8), b.u(6, 18), b.u(0.8, 1.4))
+    d.bench(b, -2.5, b.u(5.2, 6.8), b.u(0.6, 1.0), )
+    if b.p(0.5):
+        d.street_lamp(b, 2.4, b.u(6.5, 9), m == "dusk", 3.2)
+    if b.p(0.45):
+        b.add("cylinder", 6.5, 16, 0.0, 10, 8, 0.04, WATER)
+        b.facts["with"] = "a pond"
+    if b.p(0.65):
+        o.toy(b, b.u(-0.6, 1.6), b.u(3.8, 5.2), 0, b.u(0.6, 0.95), b.pick(("ball", "ball", "box", "cone")))
+    b.look(b.u(-0.8, 0.8), 0, b.u(1.3, 1.9), b.u(-0.8, 0.8), 12, b.u(0.9, 1.6), b.u(55, 75), b.u(-1.5, 1.5))
+
+
+def forest(b: Builder) -> None:
+    mood(b, ("sun", "golden", "mist", "mist", "grey", "night"))
+    snow = b.p(0.2)
+    ground = Material((0.88, 0.9, 0.95), (0.8, 0.84, 0.92), "noise", 2.0) if snow else Material(
+        (0.26, 0.38, 0.15), (0.37, 0.42, 0.18), "noise", 1.0)  # fmt: skip
+    _ground(b, ground)
+    pines = snow or b.p(0.65)
+    colour = b.pick(("green", "green", "orange", "red", "yellow"))
+    for i in range(46):
+        x, y = b.u(-16, 16), b.u(6, 36)
+        x += math.copysign(1.7, x) if abs(x) < 1.7 else 0
+        if i < 4:
+            x, y = b.pick((-1, 1)) * b.u(2.0, 3.4), b.u(4.5, 8)
+        if pines:
+            d.pine(b, x, y, b.u(4.5, 8), 0, snow)
+        else:
+            d.tree(b, x, y, b.u(4.5, 8), 0, colour if b.p(0.8) else "green")
+    for _ in range(4):
+        d.rock(b, b.pick((-1, 1)) * b.u(1.2, 4), b.u(3.5, 9), b.u(0.5, 1.2))
+        if not snow:
+            d.bush(b, b.pick((-1, 1)) * b.u(1.5, 5), b.u(5, 10), b.u(0.6, 1.1))
+    if snow:
+        b.facts["with"] = "snow"
+    if b.p(0.4):
+        o.toy(b, b.u(-0.8, 0.8), b.u(3.4, 4.6), 0, b.u(0.5, 0.8))
+    elif b.p(0.35):
+        d.house(b, b.u(-1.5, 1.5), 18, b.u(-0.3, 0.3), 5, 4, 2.6, b.pick(tuple(d.WALLS)), b.pick(tuple(d.ROOFS)))
+    b.look(b.u(-0.6, 0.6), 0, b.u(1.3, 2.0), b.u(-0.8, 0.8), 12, b.u(1.4, 2.6), b.u(55, 78), b.u(-1.5, 1.5))
+
+
+def desert(b: Builder) -> None:
+    m = mood(b, ("sun", "sun", "golden", "golden", "dusk", "night"))
+    b.light.clouds *= 0.5
+    _ground(b, SAND)
+    for i in range(7):
+        w = b.u(14, 40)
+        b.add("sphere", (i - 3) * 12 + b.u(-5, 5), b.u(24, 75), -b.u(4.0, 5.0), w, w * 0.6, b.u(7, 10), SAND)
+    stone = Material((0.82, 0.66, 0.42), (0.66, 0.51, 0.32), "bricks", 1.6)
+    kind = b.pick(("pyramids", "pyramids", "pyramids", "mesa", "oasis"))
+    if kind == "pyramids":
+        x = b.u(-10, 4)
+        for i in range(int(b.u(1, 3.9))):
+            s = b.u(15, 22) - 4 * i
+            with b.object("pyramid", (), x + 18 * i * b.pick((1, 1, -1)), 34 + 13 * i, -0.2, b.u(0.2, 0.9), 2.2):
+                b.add("pyramid", 0, 0, 0, s, s, s * 0.72, stone)
+    elif kind == "mesa":
+        red = Material((0.72, 0.36, 0.2), (0.6, 0.28, 0.16), "noise", 3.0)
+        for i in range(4):
+            w = b.u(8, 18)
+            with b.object("rock", ("red",), (i - 1.6) * 19 + b.u(-5, 5), b.u(40, 75), -0.2, b.u(0, 6), 1.5):
+                b.add("rock1", 0, 0, -3, w * 1.5, w * 1.5, 7, red)
+                b.add("taper", 0, 0, 0, w, w, b.u(8, 15), red)
+    else:
+        b.add("cylinder", 1, 13, 0.0, 9, 7, 0.05, WATER)
+        b.facts["with"] = "an oasis"
+        for _ in range(5):
+            a = b.u(0, 6.3)
+            d.palm(b, 1 + 5.4 * math.cos(a), 14 + 4 * math.sin(a), b.u(3.8, 5.5))
+    for _ in range(int(b.u(1, 4.9)) if kind != "oasis" else 0):
+        d.cactus(b, b.pick((-1, 1)) * b.u(1.6, 6), b.u(6, 14), b.u(1.8, 3.0))
+    if b.p(0.35) and kind != "oasis":
+        d.palm(b, b.pick((-1, 1)) * b.u(3, 5), b.u(9, 13), b.u(4, 5.5))
+    for _ in range(3):
+        d.rock(b, b.pick((-1, 1)) * b.u(1.5, 7), b.u(4.5, 12), b.u(0.5, 1.2), Material((0.7, 0.52, 0.36), (0.6, 0.42, 0.28), "noise", 0.5))
+    if b.p(0.35):
+        o.toy(b, b.u(-1, 1), b.u(4, 5.5), 0, b.u(0.6, 0.9))
+    b.facts["dry"] = m
+    b.look(b.u(-1, 1), 0, b.u(1.5, 2.6), b.u(-2, 2), 30, b.u(2.6, 5), b.u(48, 72), b.u(-1.5, 1.5))
+
+
+def mountains(b: Builder) -> None:
+    mood(b, ("sun", "sun", "golden", "golden", "dusk", "mist"))
+    if b.light.name == "mist":
+        b.light.fog = 0.009
+    lake = b.p(0.7)
+    _ground(b, GRASS, -0.02)
+    for i in range(7):
+        h = b.u(26, 48)
+        w = h * b.u(1.5, 2.0)
+        with b.object("mountain", ("snowy",), (i - 3) * 34 + b.u(-9, 9), b.u(85, 130), -1, b.u(0, 6), 1.0):
+            b.add(f"peak{int(b.u(0, 5))}", 0, 0, 0, w, w, h, Material(ROCK.colour, ROCK.second, "snow", 14.0))
+    hill = Material((0.22, 0.38, 0.16), (0.32, 0.46, 0.2), "noise", 5.0)
+    for i in range(6):
+        b.add("sphere", (i - 2.5) * 26 + b.u(-6, 6), b.u(58, 75), -b.u(4, 6), 46, 26, b.u(12, 17), hill)
+    if lake:
+        b.add("cylinder", b.u(-4, 4), 30, 0.0, b.u(40, 60), 46, 0.04, WATER)
+        with b.object("lake", (), 0, 30, 0, 0, 1.5):
+            b.add("cylinder", 0, 30 - 30, 0.01, 42, 42, 0.05, WATER)
+    for i in range(18):
+        s = b.pick((-1, 1))
+        d.pine(b, s * b.u(3.6, 9), b.u(7, 13), b.u(3, 6)) if i < 6 else d.pine(b, s * b.u(22, 40), b.u(22, 55), b.u(5, 8))
+    for _ in range(4):
+        d.rock(b, b.pick((-1, 1)) * b.u(1.0, 5), b.u(4, 8), b.u(0.5, 1.3))
+    if b.p(0.35):
+        d.house(b, b.u(-9, 9), 16 if not lake else 7.5 + 6, b.u(-0.5, 0.5), 4.5, 3.6, 2.6, b.pick(tuple(d.WALLS)),
+                b.pick(tuple(d.ROOFS)))  # fmt: skip
+    if lake and b.p(0.35):
+        d.boat(b, b.u(-3, 3), b.u(13, 17), b.u(-0.5, 0.5), b.pick(o.BRIGHT), 1.2)
+    b.look(b.u(-1, 1), 0, b.u(1.8, 3.6), b.u(-6, 6), 60, b.u(7, 13), b.u(50, 72), b.u(-1, 1))
+
+
+def village(b: Builder) -> None:
+    m = mood(b, ("sun", "sun", "golden", "dusk", "mist", "grey"))
+    if m == "dusk":
+        b.lamp(0, 7, 2.5, (2.5, 1.5, 0.6), 2.5)
+    _ground(b, GRASS)
+    _hills(b, GRASS, 6, 6, 14)
+    path = Material((0.78, 0.68, 0.5), (0.7, 0.6, 0.44), "noise", 0.8)
+    for i in range(14):
+        b.add("cylinder", 1.6 * math.sin(i * 0.4), i * 2.6, -0.02, 3.4, 4.6, 0.04 + 0.001 * i, path)
+    for s in (-1, 1):
+        for i in range(3):
+            d.house(b, s * b.u(6.0, 8.0), 9 + i * 8.5 + b.u(-1, 1), s * b.u(0.6, 1.2), b.u(4.5, 6.5), b.u(4, 5), b.u(2.6, 3.6),
+                    b.pick(tuple(d.WALLS)), b.pick(tuple(d.ROOFS)))  # fmt: skip
+    if b.p(0.6):
+        x = b.u(-3, 3)
+        with b.object("church", ("white",), x, 36, 0, 0, 1.6):
+            b.add("box", 0, 0, 0, 6, 8, 5, d.wall_material("white", 2.5))
+            b.add("wedge", 0, 0, 5, 8.6, 6.8, 3, Material(d.ROOFS["red"]), math.pi / 2)
+            b.add("box", 0, -3.6, 0, 2.8, 2.8, 9, d.wall_material("white", 3.0))
+            b.add("pyramid", 0, -3.6, 9, 3.3, 3.3, 4.5, Material(d.ROOFS["red"]))
+    for _ in range(7):
+        d.tree(b, b.pick((-1, 1)) * b.u(3.4, 15), b.u(8, 36), b.u(3, 5), 0, b.pick(("green", "green", "orange")))
+    if b.p(0.5):
+        d.fence(b, 2.4, 4.2, 3.4, 8.5)
+    for _ in range(4):
+        d.bush(b, b.pick((-1, 1)) * b.u(2.6, 5), b.u(5.5, 12), b.u(0.7, 1.2))
+    if b.p(0.3):
+        d.car(b, b.u(-0.6, 0.6), b.u(8, 11), b.u(-0.3, 0.3), b.pick(o.BRIGHT))
+    elif b.p(0.4):
+        o.toy(b, b.u(-1, 1), b.u(4.2, 5.5), 0, b.u(0.6, 0.9))
+    b.look(b.u(-1, 1), 0, b.u(1.7, 3.4), b.u(-1, 1), 20, b.u(1.6, 2.8), b.u(55, 76), b.u(-1, 1))
+
+
+def castle(b: Builder) -> None:
+    m = mood(b, ("sun", "golden", "golden", "dusk", "mist", "night"))
+    if m == "mist":
+        b.light.fog = 0.014
+    _ground(b, GRASS)
+    _hills(b, GRASS, 6, 6, 14)
+    stone = Material(*b.pick((((0.66, 0.63, 0.58), (0.5, 0.48, 0.45)), ((0.76, 0.67, 0.52), (0.6, 0.52, 0.4)),
+                              ((0.5, 0.5, 0.54), (0.4, 0.4, 0.44)))), "bricks", 1.2)  # fmt: skip
+    roof = b.pick(("red", "blue", "grey", "red", "blue"))
+    y, w, h = b.u(26, 32), b.u(9, 11), b.u(5.5, 7)
+    with b.object("castle", (), 0, y, 0, 0, 0.3):
+        b.add("box", 0, 0, 0, 2 * w, 1.6, h, stone)
+        for i in range(15):
+            b.add("box", (i - 7) * w / 7.5, 0, h, w / 13, 1.6, 0.8, stone)
+        b.add("box", 0, -0.9, 0, 3.4, 0.5, 4.2, stone)
+        b.add("box", 0, -1.1, 0, 2.2, 0.3, 3.4, o.wood("dark"))
+        b.add("box", 0, 7, 0, w, 7, h * 1.6, stone)
+        b.add("wedge", 0, 7, h * 1.6, w + 1, 8, 4, Material(d.ROOFS[roof]))
+    for s in (-1, 1):
+        d.tower(b, s * w, y, b.u(3.6, 4.4), h + b.u(2.5, 4), roof, 0, stone)
+        d.tower(b, s * w * 0.45, y + 6, 3.2, h + b.u(6, 9), roof, 0, stone)
+    path = Material((0.78, 0.68, 0.5), (0.7, 0.6, 0.44), "noise", 0.8)
+    for i in range(11):
+        b.add("cylinder", 1.2 * math.sin(i * 0.5 + 2.2), i * 2.6, -0.02, 3.0, 4.6, 0.04 + 0.001 * i, path)
+    for _ in range(8):
+        f = d.pine if b.p(0.5) else d.tree
+        f(b, b.pick((-1, 1)) * b.u(4.5, 16), b.u(9, 24), b.u(3, 5.5))
+    if m in ("dusk", "night"):
+        b.lamp(0, y - 5, 3.0, (5.0, 2.8, 1.0), 4.0)
+    if b.p(0.4):
+        o.toy(b, b.u(-1.4, 1.4), b.u(4.4, 5.5), 0, b.u(0.6, 0.9))
+    b.look(b.u(-5, 5), 0, b.u(1.7, 3.4), b.u(-2, 2), y, b.u(3.6, 5.2), b.u(50, 66), b.u(-1, 1))
+
+
+
+def beach(b: Builder) -> None:
+    mood(b, ("sun", "sun", "sun", "golden", "golden", "dusk"))
+    _ground(b, SAND, -0.3)
+    b.add("box", 0, -6, -0.6, 3000, 36, 0.6, SAND)
+    WATER_SEA = Material((0.04, 0.36, 0.45), pattern="water", scale=0.9)
+    b.add("box", 0, 1012, -0.5, 3000, 2000, 0.42, WATER_SEA)
+    b.add("box", 0, 12.2, -0.2, 3000, 0.5, 0.16, Material((0.93, 0.96, 0.97), (0.8, 0.9, 0.93), "noise", 0.6))
+    b.facts["with"] = b.pick(("the sea", "blue water"))
+    for _ in range(int(b.u(1, 3.9))):
+        d.palm(b, b.pick((-1, 1)) * b.u(2.8, 6), b.u(6.5, 10.5), b.u(4, 6))
+    c = b.pick(o.BRIGHT)
+    ux, uy = b.u(-1.8, 1.8), b.u(5.5, 7.5)
+    if b.p(0.75):
+        d.umbrella(b, ux, uy, c)
+        t = b.pick(o.BRIGHT)
+        with b.object("towel", (t,), ux + 0.9, uy - 0.6, 0, 0.3):
+            b.add("box", 0, 0, 0, 0.9, 1.8, 0.03, Material(o.COLOURS[t], o.dim(o.COLOURS[t], 1.3), "checker", 0.3))
+    if b.p(0.6):
+        o.toy(b, b.u(-1.6, 1.6), b.u(3.6, 5), 0, b.u(0.5, 0.8), b.pick(("ball", "ball", "ball", "box", "cone")))
+    if b.p(0.7):
+        d.boat(b, b.u(-10, 10), b.u(19, 34), b.u(-0.5, 0.5), b.pick(o.BRIGHT), b.u(1.4, 2), True)
+    if b.p(0.5):
+        for i in range(3):
+            w = b.u(60, 120)
+            b.add("sphere", (i - 1) * 120 + b.u(-40, 40), b.u(220, 300), -8, w, w * 0.5, b.u(26, 44),
+                  Material((0.25, 0.42, 0.26), (0.35, 0.5, 0.3), "noise", 9.0))  # fmt: skip
+    for _ in range(3):
+        d.rock(b, b.pick((-1, 1)) * b.u(2, 8), b.u(7, 12), b.u(0.5, 1.3))
+    b.look(b.u(-1, 1), 0, b.u(1.5, 2.4), b.u(-1, 1), 14, b.u(0.9, 1.8), b.u(52, 76), b.u(-1, 1))
+
+
+def harbour(b: Builder) -> None:
+    m = mood(b, ("sun", "sun", "golden", "golden", "dusk", "grey"))
+    _ground(b, Material((0.3, 0.3, 0.25)), -1.0)
+    b.add("box", 0, 1000, -0.8, 3000, 2000, 0.5, WATER)
+    b.add("box", b.pick((-1, 1)) * 2.6, 6, -0.9, 2.4, 18, 1.1, o.wood("warm", "planks", 0.3))
+    b.add("box", 0, -3, -1, 60, 8, 1.2, Material((0.6, 0.58, 0.55), (0.5, 0.48, 0.46), "bricks", 1.0))
+    b.add("box", 0, 44, -1, 160, 16, 1.5, Material((0.6, 0.58, 0.55), (0.5, 0.48, 0.46), "bricks", 1.0))
+    x = -44.0
+    while x < 40:
+        w = b.u(4.5, 7)
+        if b.p(0.5):
+            d.house(b, x + w / 2, 42, 0, w, 6, 2.7 * int(b.u(2, 3.9)), b.pick(tuple(d.WALLS)), b.pick(tuple(d.ROOFS)), 0.5)
+        else:
+            d.building(b, x + w / 2, 42, w, 6, 2.7 * int(b.u(2, 4.9)), b.pick(tuple(d.WALLS)))
+        x += w + b.pick((0.2, 0.2, 1.2))
+    _hills(b, Material((0.3, 0.45, 0.22), (0.38, 0.52, 0.26), "noise", 5.0), 5, 9, 16)
+    for i in range(int(b.u(2, 4.9))):
+        d.boat(b, b.u(-1, 1) * (3 + 2.5 * i), 9 + 6 * i + b.u(-1, 1), b.u(-0.7, 0.7), b.pick(o.BRIGHT), b.u(1.1, 1.6), b.p(0.55))
+    if b.p(0.5):
+        d.lighthouse(b, b.pick((-1, 1)) * b.u(10, 17), 34, b.u(14, 18), b.pick(("red", "blue", "black")))
+    if b.p(0.35):
+        o.toy(b, b.pick((-1, 1)) * b.u(0.4, 1.0), 0.7, 0.2, 0.5, b.pick(("box", "cylinder", "ball")))
+    b.facts["with"] = "calm water"
+    if m == "dusk":
+        b.lamp(0, 34, 4, (4, 2.4, 1.0), 5)
+    b.look(b.u(-1, 1), -2.5, b.u(2.2, 3.6), b.u(-2, 2), 30, b.u(1.4, 2.6), b.u(52, 72), b.u(-1, 1))

@@ -1,0 +1,103 @@
+"""Initialisation: from scratch, and a text-to-image backbone grown into an RGB-D model (spec section 5)."""
+
+from __future__ import annotations
+
+import re
+
+import torch
+from torch import Tensor, nn
+
+from modality_forcing.model.transformer import Transformer
+
+CLONED = (
+    (re.compile(r"^(double_blocks\.\d+)\.depth_(attn|mlp)\."), r"\1.img_\2."),
+    (re.compile(r"^double_stream_modulation_depth\."), "double_stream_modulation_img."),
+    (re.compile(r"^single_stream_modulation_depth\."), "single_stream_modulation."),
+)
+"""Depth-stream tensors that start as copies of the image stream's."""
+
+FRESH_PREFIXES = (
+    "depth_in.",
+    "time_in_depth.",
+    "time_in_depth_to_img.",
+    "time_in_rgb_to_depth.",
+    "cross_alpha_img",
+    "cross_alpha_depth",
+    "depth_decoder_blocks.",
+    "depth_decoder_modulation.",
+    "depth_final_layer.",
+)
+"""Depth-stream tensors that start from scratch."""
+
+FROZEN = re.compile(r"^double_blocks\.\d+\.(img|txt)_")
+"""RGB weights of the double blocks: frozen in FLUX.2 post-training."""
+
+
+def initialise(model: Transformer, generator: torch.Generator) -> None:
+    """Weights from scratch: scaled normal matrices, zero modulations and heads (each block starts as the
+    identity and each head at zero), zero mixers."""
+    for name, parameter in model.named_parameters():
+        initialise_tensor(name, parameter, generator)
+
+
+@torch.no_grad()
+def initialise_tensor(name: str, parameter: Tensor, generator: torch.Generator) -> None:
+    """One tensor's fresh value, by its role."""
+    if "cross_alpha" in name or "modulation" in name.lower() or name.endswith("final_layer.linear.weight"):
+        parameter.zero_()
+    elif parameter.dim() == 1:
+        parameter.fill_(1.0)
+    else:
+        parameter.copy_(
+            torch.randn(parameter.shape, generator=generator) / parameter.shape[1] ** 0.5
+        )
+
+
+def warm_start(model: Transformer, backbone: dict[str, Tensor], generator: torch.Generator) -> dict[str, list[str]]:
+    """Fill an RGB-D model from a text-to-image backbone's tensors.
+
+    Args:
+        model: with a depth stream; overwritten in place.
+        backbone: the T2I model's state, complete.
+
+    Returns:
+        The names of the copied, cloned and fresh tensors.
+
+    Raises:
+        ValueError: a tensor of the backbone is missing, left over or misshapen, or one of ours has no rule.
+    """
+    report: dict[str, list[str]] = {"copied": [], "cloned": [], "fresh": []}
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            source = next((p.sub(new, name) for p, new in CLONED if p.match(name)), None)
+            if source is not None:
+                parameter.copy_(_shaped(backbone, source, parameter))
+                report["cloned"].append(name)
+            elif name.startswith(FRESH_PREFIXES):
+                initialise_tensor(name, parameter, generator)
+                report["fresh"].append(name)
+            else:
+                parameter.copy_(_shaped(backbone, name, parameter))
+                report["copied"].append(name)
+    surplus = set(backbone) - set(report["copied"])
+    if surplus:
+        raise ValueError(f"the backbone has tensors the model does not: {sorted(surplus)[:5]}")
+    return report
+
+
+def freeze_rgb_double_blocks(model: nn.Module) -> list[str]:
+    """Stop training the image and text weights of the double blocks; returns their names."""
+    frozen = []
+    for name, parameter in model.named_parameters():
+        if FROZEN.match(name):
+            parameter.requires_grad_(False)
+            frozen.append(name)
+    return frozen
+
+
+def _shaped(backbone: dict[str, Tensor], name: str, like: Tensor) -> Tensor:
+    if name not in backbone:
+        raise ValueError(f"the backbone lacks {name}")
+    if backbone[name].shape != like.shape:
+        raise ValueError(f"{name} is {tuple(backbone[name].shape)}, the model needs {tuple(like.shape)}")
+    return backbone[name]
