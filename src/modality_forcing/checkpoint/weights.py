@@ -119,8 +119,11 @@ class Weights:
                     yield name, tensor
 
 
-def open_weights(path: str | Path) -> Weights:
+def open_weights(path: str | Path, needed: Callable[[str], bool] | None = None) -> Weights:
     """Read the header(s) of a source: a file, an index of shards, or a folder with one of them.
+
+    Args:
+        needed: shards that hold no needed tensor are not opened and need not exist.
 
     Raises:
         UserError: missing, a pickle, damaged, or an index that does not fit its shards.
@@ -131,7 +134,7 @@ def open_weights(path: str | Path) -> Weights:
     if not path.is_file():
         raise UserError(f"no weights at {path}")
     if path.suffix == ".json":
-        return _open_sharded(path)
+        return _open_sharded(path, needed)
     tensors, metadata = _read_header(path)
     return Weights(path, tensors, metadata)
 
@@ -157,10 +160,10 @@ def _find_in_folder(folder: Path) -> Path:
     raise UserError(f"no .safetensors file in {folder}")
 
 
-def _open_sharded(index: Path) -> Weights:
+def _open_sharded(index: Path, needed: Callable[[str], bool] | None) -> Weights:
     try:
         weight_map = json.loads(index.read_text(encoding="utf-8"))["weight_map"]
-        shards = sorted(set(weight_map.values()))
+        shards = sorted({file for name, file in weight_map.items() if needed is None or needed(name)})
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         raise UserError(f"{index} is no index of safetensors shards") from None
     tensors: dict[str, TensorInfo] = {}

@@ -2,8 +2,41 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
+import torch
+
 from modality_forcing.codecs.text_base import TextEncoder
 from modality_forcing.codecs.text_cache import CachedTextEncoder
 from modality_forcing.codecs.text_minilm import MiniLMTextEncoder
+from modality_forcing.codecs.text_qwen3 import Qwen3TextEncoder
+from modality_forcing.errors import UserError
 
-__all__ = ["CachedTextEncoder", "MiniLMTextEncoder", "TextEncoder"]
+if TYPE_CHECKING:
+    from modality_forcing.config import TextConfig
+
+__all__ = ["CachedTextEncoder", "MiniLMTextEncoder", "Qwen3TextEncoder", "TextEncoder", "make_text_encoder"]
+
+QWEN3_SOURCES = {"qwen3-4b": "Qwen/Qwen3-4B", "qwen3-8b": "Qwen/Qwen3-8B"}
+
+
+def make_text_encoder(
+    config: TextConfig, device: torch.device | str = "cpu", dtype: torch.dtype = torch.bfloat16
+) -> TextEncoder:
+    """The encoder that a model was trained with. Nothing large is loaded before the first ``encode``.
+
+    Args:
+        dtype: of the large encoders; the small one always computes in float32.
+
+    Raises:
+        UserError: unknown name, a source for an encoder that has none, or missing files.
+    """
+    if config.encoder == "minilm":
+        if config.source is not None:
+            raise UserError("text.source has no meaning for the encoder minilm; its weights are a package")
+        return MiniLMTextEncoder(config.max_tokens, device)
+    if config.encoder in QWEN3_SOURCES:
+        source = config.source or QWEN3_SOURCES[config.encoder]
+        return Qwen3TextEncoder(source, config.max_tokens, device, dtype)
+    known = ", ".join(["minilm", *QWEN3_SOURCES])
+    raise UserError(f"unknown text encoder {config.encoder!r}; known: {known}")

@@ -140,8 +140,7 @@ def align_roe(
     rows, columns = grid_samples(valid, ROE_SIZE)
     p, g = prediction[rows, columns], target[rows, columns]
     solver = align_affine_l1 if shift else align_scale_l1
-    with np.errstate(divide="ignore"):
-        return solver(p, g, weights=1.0 / np.asarray(g, dtype=np.float64))
+    return solver(p, g, weights=1.0 / np.asarray(g, dtype=np.float64))
 
 
 def grid_samples(valid: np.ndarray, size: int = ROE_SIZE) -> tuple[np.ndarray, np.ndarray]:
@@ -168,7 +167,8 @@ def grid_samples(valid: np.ndarray, size: int = ROE_SIZE) -> tuple[np.ndarray, n
 def fit_scale_to_points(depth: np.ndarray, points: np.ndarray, mask: np.ndarray | None = None) -> Alignment:
     """The factor that makes a relative depth metric, from a few known distances.
 
-    Minimises the sum of |s d - g| / g exactly: relative errors, robust to less than half of wrong points.
+    The median of g / d: right as long as less than half of the points are wrong. (Weighted L1 is not: one
+    point whose g is far too small would outweigh the rest.)
 
     Args:
         depth: (H, W) relative z-depth.
@@ -200,7 +200,7 @@ def fit_scale_to_points(depth: np.ndarray, points: np.ndarray, mask: np.ndarray 
         good &= mask[rows, columns]
     if not good.any():
         raise UserError("none of the known points lies on a pixel with valid depth")
-    return align_scale_l1(values, metres, good, weights=1.0 / metres)
+    return align_scale(values, metres, good)
 
 
 def _select(

@@ -120,7 +120,8 @@ def _from_intrinsics(width: int, height: int, intrinsics: Camera | np.ndarray | 
             raise UserError(
                 f"intrinsics have shape {values.shape}; right is four numbers fx,fy,cx,cy or a 3x3 matrix"
             )
-        camera = Camera(*(float(value) for value in values), width, height)
+        fx, fy, cx, cy = (float(value) for value in values)
+        camera = Camera(fx, fy, cx, cy, width, height)
     for name in ("fx", "fy", "cx", "cy"):
         value = getattr(camera, name)
         if not math.isfinite(value) or (name[0] == "f" and value <= 0):

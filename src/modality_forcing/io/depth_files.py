@@ -333,8 +333,19 @@ def write_depth_npy(path: str | Path, depth: np.ndarray, mask: np.ndarray) -> No
     Raises:
         UserError: it cannot be written.
     """
+    write_npy(path, np.where(mask, depth, 0.0).astype(np.float32))
+
+
+def write_npy(path: str | Path, values: np.ndarray) -> None:
+    """Any array of numbers as ``.npy``. Like ``np.save``, which loses the reason when the disk is full.
+
+    Raises:
+        UserError: it cannot be written.
+    """
+    values = np.ascontiguousarray(values)
     with atomic_file(path) as aside, aside.open("wb") as stream:
-        np.save(stream, np.where(mask, depth, 0.0).astype(np.float32), allow_pickle=False)
+        np.lib.format.write_array_header_1_0(stream, np.lib.format.header_data_from_array_1_0(values))
+        stream.write(values.data)
 
 
 def write_depth_exr(path: str | Path, depth: np.ndarray, mask: np.ndarray) -> None:

@@ -41,7 +41,7 @@ def write_ply(path: str | Path, cloud: PointCloud) -> None:
     vertices["color"] = cloud.colors
     with atomic_file(path) as aside, aside.open("wb") as stream:
         stream.write(header.encode("ascii"))
-        vertices.tofile(stream)
+        stream.write(vertices.view(np.uint8).data)
 
 
 def write_glb(path: str | Path, cloud: PointCloud) -> None:
@@ -91,8 +91,8 @@ def write_glb(path: str | Path, cloud: PointCloud) -> None:
         stream.write(struct.pack("<4sII", b"glTF", 2, 12 + 8 + len(text) + 8 + binary))
         stream.write(struct.pack("<I4s", len(text), b"JSON") + text)
         stream.write(struct.pack("<I4s", binary, b"BIN\0"))
-        points.tofile(stream)
-        colors.tofile(stream)
+        stream.write(points.data)
+        stream.write(colors.data)
 
 
 def _srgb_to_linear() -> np.ndarray:

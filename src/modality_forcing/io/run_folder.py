@@ -13,7 +13,7 @@ from PIL import Image
 from modality_forcing.errors import UserError
 from modality_forcing.geometry.cloud import EDGE_RTOL, MAX_POINTS, SOR, point_cloud
 from modality_forcing.io.atomic import atomic_folder
-from modality_forcing.io.depth_files import write_depth_npy, write_depth_png16
+from modality_forcing.io.depth_files import write_depth_npy, write_depth_png16, write_npy
 from modality_forcing.io.exports import write_glb, write_ply
 from modality_forcing.types import RGBD
 from modality_forcing.viz import colorize
@@ -61,7 +61,7 @@ def save_run(
         if not rgbd.mask.all():
             _save_png(aside / "mask.png", rgbd.mask.astype(np.uint8) * 255)
         for name, values in rgbd.extras.items():
-            np.save(aside / f"{re.sub(r'[^A-Za-z0-9_-]+', '_', name)}.npy", values, allow_pickle=False)
+            write_npy(aside / f"{re.sub(r'[^A-Za-z0-9_-]+', '_', name)}.npy", values)
         options: dict[str, Any] = {
             "edge_rtol": EDGE_RTOL if edge_rtol is None else edge_rtol,
             "sor": SOR if sor is None else sor,

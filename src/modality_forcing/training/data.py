@@ -49,8 +49,8 @@ class CacheLoader:
         self.count = len(self.cache)
         if self.count < batch:
             raise UserError(f"{folder} holds {self.count} samples, fewer than one batch of {batch}")
-        if self.cache.rgb(0).shape[:2] != (size, size):
-            shape = self.cache.rgb(0).shape[:2]
+        shape = self.cache[0][0].shape[:2]
+        if shape != (size, size):
             raise UserError(f"{folder} holds {shape[1]}x{shape[0]} images; image_size={size} was asked for")
 
     def indices(self, step: int) -> np.ndarray:
@@ -66,14 +66,14 @@ class CacheLoader:
         rng = rng_for(self.seed, 2, step)
         images, depths, measured, captions = [], [], [], []
         for index in indices:
-            rgb, depth = np.asarray(self.cache.rgb(index)), np.asarray(self.cache.depth(index))
-            texts = self.cache.captions(index)
+            rgb, depth, _, texts = self.cache[int(index)]
             caption = texts[int(rng.integers(len(texts)))] if texts else ""
             if rng.random() < 0.5:
                 rgb, depth, caption = rgb[:, ::-1], depth[:, ::-1], mirrored_caption(caption)
             if sparse_kinds:
                 kind = sparse_kinds[int(rng.integers(len(sparse_kinds)))]
                 mask = sparsify(depth, rgb, kind, rng)
+                # Sensors see no sky; that it is far is told by as sparse a sample of its pixels.
                 mask |= np.isinf(depth) & (rng.random(depth.shape) < mask.mean() + 0.002)
             else:
                 mask = depth > 0

@@ -156,7 +156,7 @@ class Trainer:
                     f"{self.bad_steps} non-finite steps in a row, the last at step {self.step}, samples {samples}"
                 )
         self.step += 1
-        return {name: float(value) for name, value in losses.items()} | {"grad_norm": float(norm), "lr": lr}
+        return {name: float(value.detach()) for name, value in losses.items()} | {"grad_norm": float(norm), "lr": lr}
 
     def save(self) -> Path:
         """Write a checkpoint of the finished steps."""

@@ -23,6 +23,7 @@ OUTDOOR_AFTER = {"sun": ("on a sunny day", "under a blue sky", "in sunlight"), "
                  "dusk": ("at dusk", "at twilight"), "night": ("at night",), "mist": ("in the mist", "in fog"),
                  "grey": ("on a cloudy day", "under a grey sky")}  # fmt: skip
 _PLURALS = {"bench": "benches", "bush": "bushes", "bookshelf": "bookshelves", "box": "boxes", "cactus": "cacti"}
+MAX_WORDS = 25
 _NUMBERS = {2: "two", 3: "three"}
 
 
@@ -41,7 +42,7 @@ def _phrase(members: list[SceneObject], rng: np.random.Generator) -> str:
     count = _NUMBERS.get(len(members), "many" if len(members) > 5 else "several")
     if len(looks) > 1 and first.name in ("house", "building", "chair", "car", "umbrella", "boat") and rng.random() < 0.6:
         adjective = "colourful"
-    if rng.random() < 0.4 and len(members) > 2:
+    if first.name in ("cabinet", "window", "picture") or (rng.random() < 0.4 and len(members) > 2):
         count = ""
     return f"{count} {adjective} {plural}".replace("  ", " ").strip()
 
@@ -51,7 +52,8 @@ def visible_groups(scene: Scene, object_ids: np.ndarray) -> list[tuple[float, li
     counts = np.bincount(object_ids.ravel(), minlength=len(scene.objects) + 1) / object_ids.size
     groups: dict[str, list[tuple[float, SceneObject]]] = {}
     for thing in scene.objects:
-        if counts[thing.id] >= 0.004:
+        outside = "wall" in scene.facts and thing.name == "tree"  # seen through a window
+        if counts[thing.id] >= 0.004 and thing.name != scene.place and not outside:
             groups.setdefault(thing.name, []).append((float(counts[thing.id]), thing))
     out = []
     for members in groups.values():
@@ -78,14 +80,21 @@ def captions(scene: Scene, object_ids: np.ndarray, rng: np.random.Generator) -> 
     if extra and rng.random() < 0.8:
         phrases.insert(int(rng.integers(0, 2)), extra)
     short = article(place)
+    dark = not indoor and mood in ("dusk", "night")
     lead = rng.random() < 0.5
     mid = article(f"{before} {place}") if lead else article(place)
     if phrases:
         mid += " with " + _join(phrases[: int(rng.integers(1, 3))])
-    if not lead:
+    if not lead or dark:
         mid += " " + after
     lead = rng.random() < 0.5
     long = article(f"{before} {place}") if lead else f"{article(place)} {after}"
-    if phrases:
-        long += " with " + _join(phrases[: int(rng.integers(3, 5))])
-    return short, mid, " ".join(long.split()[:25])
+    if lead and dark:
+        long += " " + after
+    chosen, bare = phrases[: int(rng.integers(3, 5))], long
+    while chosen:
+        long = f"{bare} with {_join(chosen)}"
+        if len(long.split()) <= MAX_WORDS:
+            break
+        chosen.pop()
+    return short, mid, long

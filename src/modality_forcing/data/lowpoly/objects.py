@@ -17,7 +17,7 @@ BRIGHT = ("red", "orange", "yellow", "green", "blue", "purple", "pink", "white",
 SOFT = ("red", "blue", "green", "grey", "beige", "teal", "orange", "purple", "pink", "yellow", "white")
 TOYS = ("ball", "box", "cone", "cylinder", "pyramid")
 
-WOODS = {"light": ((0.78, 0.57, 0.35), (0.66, 0.44, 0.25)), "warm": ((0.62, 0.38, 0.20), (0.48, 0.27, 0.13)),
+WOODS = {"light": ((0.77, 0.60, 0.42), (0.67, 0.49, 0.32)), "warm": ((0.60, 0.41, 0.26), (0.48, 0.31, 0.19)),
          "dark": ((0.36, 0.21, 0.12), (0.26, 0.14, 0.08))}  # fmt: skip
 
 
@@ -151,7 +151,7 @@ def bookshelf(b: Builder, x, y, yaw=0.0, w=1.2, h=2.0, kind="warm"):
                       Material(*hue, "books", 0.055))  # fmt: skip
 
 
-def cabinet_row(b: Builder, x, y, yaw, w, look: str, top: Material, h=0.88, z=0.0, d=0.58, caption=True):
+def cabinet_row(b: Builder, x, y, yaw, w, look: str, top: Material, h=0.88, z=0.0, d=0.58):
     m = wood("light") if look == "wooden" else paint(look)
     knob = Material((0.2, 0.18, 0.16))
     with b.object("cabinet", (look,), x, y, z, yaw, 0.9):

@@ -33,13 +33,13 @@ def mood(b: Builder, choices: tuple[str, ...]) -> str:
         light.ambient_up, light.ambient_down, light.clouds = (0.34, 0.36, 0.62), (0.22, 0.17, 0.2), 0.4
         light.fog, light.exposure = b.u(0.003, 0.006), 0.95
     elif name == "night":
-        light.sun, light.zenith, light.horizon = (0.10, 0.13, 0.22), (0.012, 0.018, 0.06), (0.05, 0.08, 0.2)
-        light.ambient_up, light.ambient_down = (0.09, 0.12, 0.25), (0.05, 0.05, 0.08)
+        light.sun, light.zenith, light.horizon = (0.22, 0.28, 0.45), (0.012, 0.018, 0.06), (0.05, 0.08, 0.2)
+        light.ambient_up, light.ambient_down = (0.15, 0.2, 0.38), (0.08, 0.09, 0.13)
         light.stars, light.clouds, light.fog, light.exposure = True, 0.1, 0.003, 1.25
     elif name == "mist":
         light.sun, light.zenith, light.horizon = (0.9, 0.82, 0.7), (0.62, 0.7, 0.8), (0.82, 0.86, 0.9)
         light.ambient_up, light.ambient_down, light.clouds = (0.6, 0.66, 0.72), (0.4, 0.4, 0.4), 0.0
-        light.fog = b.u(0.02, 0.04)
+        light.fog = b.u(0.012, 0.024)
     elif name == "grey":
         light.sun, light.zenith, light.horizon = (0.25, 0.25, 0.25), (0.42, 0.47, 0.54), (0.72, 0.75, 0.79)
         light.ambient_up, light.ambient_down, light.clouds = (0.68, 0.72, 0.78), (0.42, 0.42, 0.42), 0.9
@@ -126,6 +126,7 @@ def park(b: Builder) -> None:
 def forest(b: Builder) -> None:
     mood(b, ("sun", "golden", "mist", "mist", "grey", "night"))
     snow = b.p(0.2)
+    b.light.ambient_up = tuple(1.35 * c for c in b.light.ambient_up)
     ground = Material((0.88, 0.9, 0.95), (0.8, 0.84, 0.92), "noise", 2.0) if snow else Material(
         (0.26, 0.38, 0.15), (0.37, 0.42, 0.18), "noise", 1.0)  # fmt: skip
     _ground(b, ground)
@@ -154,7 +155,7 @@ def forest(b: Builder) -> None:
 
 
 def desert(b: Builder) -> None:
-    m = mood(b, ("sun", "sun", "golden", "golden", "dusk", "night"))
+    mood(b, ("sun", "sun", "golden", "golden", "dusk", "night"))
     b.light.clouds *= 0.5
     _ground(b, SAND)
     for i in range(7):
@@ -189,7 +190,6 @@ def desert(b: Builder) -> None:
         d.rock(b, b.pick((-1, 1)) * b.u(1.5, 7), b.u(4.5, 12), b.u(0.5, 1.2), Material((0.7, 0.52, 0.36), (0.6, 0.42, 0.28), "noise", 0.5))
     if b.p(0.35):
         o.toy(b, b.u(-1, 1), b.u(4, 5.5), 0, b.u(0.6, 0.9))
-    b.facts["dry"] = m
     b.look(b.u(-1, 1), 0, b.u(1.5, 2.6), b.u(-2, 2), 30, b.u(2.6, 5), b.u(48, 72), b.u(-1.5, 1.5))
 
 
@@ -301,7 +301,7 @@ def beach(b: Builder) -> None:
     b.add("box", 0, 12.2, -0.2, 3000, 0.5, 0.16, Material((0.93, 0.96, 0.97), (0.8, 0.9, 0.93), "noise", 0.6))
     b.facts["with"] = b.pick(("the sea", "blue water"))
     for _ in range(int(b.u(1, 3.9))):
-        d.palm(b, b.pick((-1, 1)) * b.u(2.8, 6), b.u(6.5, 10.5), b.u(4, 6))
+        d.palm(b, b.pick((-1, 1)) * b.u(2.8, 6), b.u(7.5, 11), b.u(3.2, 4.6))
     c = b.pick(o.BRIGHT)
     ux, uy = b.u(-1.8, 1.8), b.u(5.5, 7.5)
     if b.p(0.75):

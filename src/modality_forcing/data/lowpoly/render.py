@@ -27,6 +27,15 @@ class Picture:
     camera: Camera
 
 
+def _dot(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+    """Row-wise dot product; einsum is several times faster than a sum over an axis of three."""
+    return np.einsum("...i,...i->...", a, b)
+
+
+def _unit(a: np.ndarray) -> np.ndarray:
+    return a / np.sqrt(_dot(a, a))[..., None]
+
+
 class _Geometry:
     """The committed ray scene with per-triangle and per-primitive tables."""
 
@@ -55,7 +64,7 @@ class _Geometry:
 
     def hit(self, origins: np.ndarray, directions: np.ndarray) -> np.ndarray:
         """Index of the triangle each ray meets first, -1 for none."""
-        return np.asarray(self.embree.run(origins, directions, output=True)["primID"])
+        return np.asarray(self.embree.run(origins, directions))
 
     def free(self, origins: np.ndarray, directions: np.ndarray, reach: np.ndarray | None = None) -> np.ndarray:
         """True where nothing stands in the way."""
@@ -96,7 +105,7 @@ def _occlusion(
     n = normal[solid]
     helper = np.where(np.abs(n[:, 2:]) < 0.9, [[0.0, 0.0, 1.0]], [[1.0, 0.0, 0.0]])
     t = np.cross(helper, n)
-    t /= np.linalg.norm(t, axis=1, keepdims=True)
+    t = _unit(t)
     b = np.cross(n, t)
     start = point[solid] + n * 2e-3
     fan = _FAN[which[solid]]
@@ -115,7 +124,7 @@ def _occlusion(
         for dx in range(4):
             v, z, s = (a[dy : dy + h, dx : dx + w] for a in big)
             m = flat[dy : dy + h, dx : dx + w]
-            same = s & (np.abs(z - depth) < 0.06 * depth) & ((m * normal).sum(-1) > 0.85)
+            same = s & (np.abs(z - depth) < 0.06 * depth) & (_dot(m, normal) > 0.85)
             out += v * same
             weight += same
     return np.where(weight > 0, out / np.maximum(weight, 1), openness)
@@ -149,7 +158,7 @@ def _albedo(
         if lit and name == "facade":
             on = glow > 0
             colour[index[on]] = (1.0, 0.62, 0.22)
-            emission[index] = glow * 1.6
+            emission[index] = glow * 0.75
     return colour, emission
 
 
@@ -168,11 +177,10 @@ def _shade(
         return out
     tri, d = tri[index], directions[index]
     part = geometry.owner[tri]
-    n = geometry.normal[tri].astype(np.float32)
-    facing = (n * d).sum(1)
-    reach = ((geometry.offset[tri] - geometry.normal[tri] @ eye) / np.where(facing == 0, 1e-9, facing)).astype(
-        np.float32
-    )
+    n = geometry.normal.astype(np.float32)[tri]
+    facing = _dot(n, d)
+    plane = (geometry.offset - geometry.normal @ eye).astype(np.float32)
+    reach = plane[tri] / np.where(facing == 0, np.float32(1e-9), facing)
     n = n * -np.sign(facing)[:, None]
     point = eye.astype(np.float32) + d * reach[:, None]
     start = point + n * (1e-3 + 1e-4 * reach)[:, None]
@@ -189,14 +197,14 @@ def _shade(
         lit = np.nonzero(cosine > 0)[0]
         lit = lit[geometry.free(start[lit], np.broadcast_to(sun, (len(lit), 3)))]
         glow[lit] += cosine[lit, None] * power
-        half = sun - d[lit]
-        half /= np.linalg.norm(half, axis=1, keepdims=True)
-        gloss[lit] += ((n[lit] * half).sum(1).clip(0) ** 40 * shine[lit])[:, None] * power
+        lit = lit[shine[lit] > 0.05]
+        half = _unit(sun - d[lit])
+        gloss[lit] += (_dot(n[lit], half).clip(0) ** 40 * shine[lit])[:, None] * power
     for lamp in light.lamps:
         to = np.array(lamp.position, np.float32) - point
-        far = np.linalg.norm(to, axis=1)
+        far = np.sqrt(_dot(to, to))
         to /= np.maximum(far, 1e-6)[:, None]
-        strength = np.clip((n * to).sum(1), 0, None) / (1.0 + (far / lamp.reach) ** 2)
+        strength = np.clip(_dot(n, to), 0, None) / (1.0 + (far / lamp.reach) ** 2)
         strength = 0.85 * strength + 0.15 * ao / (1.0 + (far / lamp.reach) ** 2)
         if lamp.shadow:
             some = np.nonzero(strength > 0.02)[0]
@@ -212,8 +220,8 @@ def _shade(
         wave = np.stack([noise2(p[:, 0], p[:, 1] * 1.6), noise2(p[:, 0] + 30, p[:, 1] * 1.6 + 9)], 1) - 0.5
         m = n[water].copy()
         m[:, :2] += 0.22 * wave * calm[:, None]
-        m /= np.linalg.norm(m, axis=1, keepdims=True)
-        cosine = -(m * d[water]).sum(1)
+        m = _unit(m)
+        cosine = -_dot(m, d[water])
         r = d[water] + 2 * cosine[:, None] * m
         r[:, 2] = np.abs(r[:, 2])
         free = geometry.free(start[water], r)
@@ -222,14 +230,14 @@ def _shade(
         fresnel = (0.06 + 0.94 * (1 - np.clip(cosine, 0, 1)) ** 4)[:, None]
         shaded[water] += (seen - shaded[water]) * fresnel
     if len(mirror):
-        cosine = -(n[mirror] * d[mirror]).sum(1)
+        cosine = -_dot(n[mirror], d[mirror])
         fresnel = (0.05 + 0.6 * (1 - np.clip(cosine, 0, 1)) ** 4)[:, None]
         shaded[mirror] += fresnel * high * 0.9
     if light.fog > 0:
         veil = (1.0 - np.exp(-reach * light.fog))[:, None]
         flat = d.copy()
         flat[:, 2] = np.maximum(flat[:, 2] * 0.3, 0.02)
-        flat /= np.linalg.norm(flat, axis=1, keepdims=True)
+        flat = _unit(flat)
         horizon = np.array(light.horizon, np.float32)
         toward = np.clip(flat @ sun, 0, 1)[:, None] ** 8
         shaded += (horizon + 0.1 * toward * power - shaded) * veil
@@ -249,7 +257,7 @@ def render(scene: Scene, width: int, height: int, *, supersample: int = 2) -> Pi
     hit = tri >= 0
     safe = np.where(hit, tri, 0)
     n = geometry.normal[safe]
-    slope = (n * centre).sum(1)
+    slope = _dot(n, centre)
     z = (geometry.offset[safe] - n @ eye) / np.where(slope == 0, 1e-12, slope)
     hit &= np.isfinite(z) & (z > 0)
     n = n * -np.sign(slope)[:, None]
@@ -262,10 +270,11 @@ def render(scene: Scene, width: int, height: int, *, supersample: int = 2) -> Pi
     )
 
     rays = _rays(camera, axes, supersample).reshape(-1, 3)
-    rays = (rays / np.linalg.norm(rays, axis=1, keepdims=True)).astype(np.float32)
+    rays = _unit(rays).astype(np.float32)
     spread = np.repeat(openness.astype(np.float32).ravel(), supersample**2)
     colour = tone(_shade(scene, geometry, eye, rays, spread), scene.light.exposure)
-    rgb = colour.reshape(height, width, supersample**2, 3).mean(2)
+    cells = colour.reshape(height, width, supersample**2, 3)
+    rgb = sum(cells[:, :, i] for i in range(supersample**2)) / supersample**2
     return Picture(
         rgb=np.clip(rgb + 0.5, 0, 255).astype(np.uint8),
         depth=np.where(solid, depth, np.inf).astype(np.float32),

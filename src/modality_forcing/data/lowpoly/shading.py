@@ -71,8 +71,8 @@ def pattern_mix(
         return n, 0.8 + 0.4 * noise2(a * 2.7 + 9, b * 2.7), zero
     if name == "facade":
         fa, fb = a - np.floor(a), b - np.floor(b)
-        pane = (np.abs(fa - 0.5) < 0.27) & (np.abs(fb - 0.52) < 0.3) & (vertical > 0) & (b > 0.15)
-        frame = (np.abs(fa - 0.5) < 0.33) & (np.abs(fb - 0.52) < 0.37) & (vertical > 0) & ~pane & (b > 0.15)
+        pane = (np.abs(fa - 0.5) < 0.2) & (np.abs(fb - 0.54) < 0.24) & (vertical > 0) & (b > 0.15)
+        frame = (np.abs(fa - 0.5) < 0.26) & (np.abs(fb - 0.54) < 0.3) & (vertical > 0) & ~pane & (b > 0.15)
         glow = (cell(a + 31, b + 3) > 0.55) & pane if lit else np.zeros_like(pane)
         return pane.astype(np.float32), np.where(frame, 1.35, 1.0), glow.astype(np.float32)
     if name == "snow":
