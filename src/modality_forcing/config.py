@@ -160,8 +160,8 @@ class DepthConfig:
     """How the depth codec treats what lies at infinity (spec section 3, and ours)."""
 
     sky: str = "missing"
-    """"missing": +inf is an invalid pixel, as in the release; "far": +inf is the contraction's limit 2, so the
-    model can learn where the sky is (ours)."""
+    """"missing": +inf is an invalid pixel, as in the release; "far": +inf is the contraction's
+    limit 2, so the model can learn where the sky is (ours)."""
     far_threshold: float = 1.93
     """With sky="far": contracted values above this decode as "at infinity" (1.93: 14 times the mean)."""
 

@@ -37,7 +37,12 @@ def x0_loss(prediction: Tensor, x0: Tensor, t: Tensor, t_min: float, weight: Ten
 
 
 def distillation_loss(
-    prediction: Tensor, teacher: Tensor, t_depth: Tensor, lambda_high: float, lambda_low: float, weight: Tensor
+    prediction: Tensor,
+    teacher: Tensor,
+    t_depth: Tensor,
+    lambda_high: float,
+    lambda_low: float,
+    weight: Tensor,
 ) -> SumCount:
     """(l_hi t_depth + l_lo (1 - t_depth)) ||v_T2I - v_rgb||^2 (spec section 2, self-distillation)."""
     factor = expand_level(lambda_high * t_depth + lambda_low * (1 - t_depth), prediction)

@@ -71,7 +71,8 @@ class Camera:
         if fx is None and fy is None:
             raise ValueError("a camera needs fov_x, fov_y or both")
         fx, fy = (fx if fx is not None else fy), (fy if fy is not None else fx)
-        assert fx is not None and fy is not None
+        assert fx is not None
+        assert fy is not None
         return cls(fx, fy, width / 2.0, height / 2.0, width, height)
 
     @property

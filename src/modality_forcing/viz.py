@@ -121,7 +121,7 @@ def render_cloud(
     # Far points first: of several values for one pixel, numpy keeps the last, which is the nearest.
     order = np.argsort(-z)
     u, v, z, colors = u[order], v[order], z[order], colors[order]
-    side = max(2, math.ceil(1.5 * zoom))  # a splat covers the gap to its neighbour
+    side = math.ceil(1.5 * zoom)  # a splat covers the gap to its neighbour
     rows, columns = np.floor(v - (side - 1) / 2).astype(int), np.floor(u - (side - 1) / 2).astype(int)
     shifts = np.arange(side)
     rows = rows[:, None, None] + shifts[None, :, None] + 0 * shifts[None, None, :]

@@ -51,7 +51,9 @@ def test_cloud(name):
     )
     assert len(cloud) == run["num_points"]
     points = to_gltf_axes(cloud.points)
-    np.testing.assert_allclose(points - np.median(points, axis=0), GOLDEN[f"{name}.points"], rtol=0, atol=1e-5)
+    np.testing.assert_allclose(
+        points - np.median(points, axis=0), GOLDEN[f"{name}.points"], rtol=0, atol=1e-5
+    )
     np.testing.assert_array_equal(cloud.colors, GOLDEN[f"{name}.colors"])
 
 

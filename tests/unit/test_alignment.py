@@ -32,7 +32,9 @@ def linprog_cost(p, g, w, shift=True):
 def problem(seed, n=60):
     rng = np.random.default_rng(seed)
     p = rng.lognormal(0, 0.6, n)
-    g = np.maximum(2.5 * p + 0.7 + rng.normal(0, 0.3, n) + (rng.random(n) < 0.2) * rng.exponential(20, n), 0.05)
+    g = np.maximum(
+        2.5 * p + 0.7 + rng.normal(0, 0.3, n) + (rng.random(n) < 0.2) * rng.exponential(20, n), 0.05
+    )
     return p, g, 1 / g
 
 
@@ -45,7 +47,9 @@ def test_exact_l1_matches_linear_programming(seed):
     assert l1_cost(scale, p, g, w) == pytest.approx(linprog_cost(p, g, w, shift=False), rel=1e-6, abs=1e-9)
 
 
-@pytest.mark.parametrize("kind", ["ties", "collinear", "duplicates", "negative", "two", "far", "two_clusters"])
+@pytest.mark.parametrize(
+    "kind", ["ties", "collinear", "duplicates", "negative", "two", "far", "two_clusters"]
+)
 def test_exact_l1_on_degenerate_data(kind):
     rng = np.random.default_rng(3)
     p, g, w = problem(11, 40)

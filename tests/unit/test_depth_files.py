@@ -59,6 +59,15 @@ def test_disparity_becomes_depth(tmp_path):
     np.testing.assert_allclose(scaled.depth, 2 / ramp(), rtol=1e-6)
 
 
+def test_disparity_beyond_float32_is_infinity(tmp_path):
+    disparity = 1 / ramp().astype(np.float64)
+    disparity[0, :2] = [1e-300, 1e-10]
+    np.save(tmp_path / "d.npy", disparity)
+    read = read_depth(tmp_path / "d.npy", kind="disparity")
+    assert not read.valid[0, :2].any()
+    assert read.valid.sum() == 598
+
+
 def test_mask_narrows(tmp_path):
     np.save(tmp_path / "d.npy", ramp())
     mask = np.zeros(SHAPE, bool)
@@ -127,7 +136,7 @@ def test_foreign_16_bit_png_and_tiff_need_the_kind(tmp_path):
     Image.fromarray(values).save(tmp_path / "d.png")
     tifffile.imwrite(tmp_path / "d.tif", values)
     for name in ("d.png", "d.tif"):
-        with pytest.raises(UserError, match="--depth-kind depth .*--depth-kind disparity"):
+        with pytest.raises(UserError, match=r"--depth-kind depth .*--depth-kind disparity"):
             read_depth(tmp_path / name)
         read = read_depth(tmp_path / name, kind="depth", scale=0.001)
         np.testing.assert_allclose(read.depth, values / 1000, rtol=1e-6)
@@ -138,7 +147,9 @@ def test_foreign_16_bit_png_and_tiff_need_the_kind(tmp_path):
 def test_float_tiff(tmp_path):
     tifffile.imwrite(tmp_path / "d.tiff", ramp(), compression="zlib")
     np.testing.assert_array_equal(read_depth(tmp_path / "d.tiff").depth, ramp())
-    tifffile.imwrite(tmp_path / "p.tiff", np.stack([ramp(), ramp() * 2, ramp() * 3]), photometric="minisblack")
+    tifffile.imwrite(
+        tmp_path / "p.tiff", np.stack([ramp(), ramp() * 2, ramp() * 3]), photometric="minisblack"
+    )
     assert "3 pages" in " ".join(read_depth(tmp_path / "p.tiff").notices)
 
 
@@ -235,7 +246,10 @@ BAD = {
     "both.npz": (lambda p: np.savez(p, depth=ramp(), disparity=ramp()), "2 arrays"),
     "words.npz": (lambda p: p.write_text("depth"), "no valid .npz"),
     "words.tif": (lambda p: p.write_text("depth"), "no valid TIFF"),
-    "rgb.tif": (lambda p: tifffile.imwrite(p, np.random.default_rng(0).random((20, 30, 3))), "colour picture"),
+    "rgb.tif": (
+        lambda p: tifffile.imwrite(p, ramp()[..., None] ** [1, 2, 3], photometric="rgb"),
+        "colour picture",
+    ),
     "words.exr": (lambda p: p.write_text("depth"), "no valid EXR"),
     "rgb.exr": (lambda p: write_exr(p, R=ramp(), G=ramp() * 2, B=ramp()), "colour picture"),
     "a.exr": (lambda p: write_exr(p, A=ramp()), "channels A"),

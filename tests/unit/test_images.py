@@ -5,7 +5,7 @@ import zlib
 
 import numpy as np
 import pytest
-from PIL import Image, ImageCms
+from PIL import Image, ImageCms, ImageOps
 
 from modality_forcing.errors import UserError
 from modality_forcing.io.images import exif_fov, read_image, read_mask
@@ -29,14 +29,25 @@ def test_png_is_read_exactly_and_without_notices(tmp_path):
     assert loaded.notices == []
 
 
-@pytest.mark.parametrize(("mode", "ending"), [("L", "png"), ("1", "png"), ("P", "png"), ("CMYK", "jpg"), ("YCbCr", "jpg")])
+@pytest.mark.parametrize(
+    ("mode", "ending"), [("L", "png"), ("LA", "png"), ("CMYK", "jpg"), ("CMYK", "tif"), ("YCbCr", "jpg")]
+)
 def test_modes(tmp_path, mode, ending):
     flat = np.full((24, 32, 3), 200, np.uint8)
     flat[:, 16:] = 40
     loaded = read_image(save(tmp_path / f"a.{ending}", flat, mode))
-    assert loaded.pixels.shape == (24, 32, 3)
-    if mode != "1":
-        np.testing.assert_allclose(loaded.pixels.astype(int), flat.astype(int), atol=6)
+    np.testing.assert_allclose(loaded.pixels.astype(int), flat.astype(int), atol=6)
+
+
+def test_palette_and_one_bit(tmp_path):
+    flat = np.zeros((24, 32), np.uint8)
+    flat[:, 16:] = 1
+    image = Image.fromarray(flat, mode="P")
+    image.putpalette([10, 20, 30, 200, 100, 50])
+    image.save(tmp_path / "p.png")
+    assert read_image(tmp_path / "p.png").pixels[0, [0, 31]].tolist() == [[10, 20, 30], [200, 100, 50]]
+    Image.fromarray(flat.astype(bool)).save(tmp_path / "1.png")
+    assert read_image(tmp_path / "1.png").pixels[0, [0, 31]].tolist() == [[0, 0, 0], [255, 255, 255]]
 
 
 def test_16_bit_gray_is_reduced_by_257(tmp_path):
@@ -71,12 +82,24 @@ def test_palette_transparency(tmp_path):
     assert loaded.pixels[0, :2].tolist() == [[255, 255, 255], [0, 0, 255]]
 
 
-def test_exif_rotation(tmp_path):
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_exif_rotation(tmp_path, orientation):
     exif = Image.Exif()
-    exif[0x0112] = 6  # turn a quarter clockwise to see it upright
-    loaded = read_image(save(tmp_path / "a.png", picture(), exif=exif))
-    np.testing.assert_array_equal(loaded.pixels, np.rot90(picture(), -1))
-    assert "upright" in loaded.notices[0]
+    exif[0x0112] = orientation
+    path = save(tmp_path / "a.png", picture(), exif=exif)
+    loaded = read_image(path)
+    with Image.open(path) as image:
+        np.testing.assert_array_equal(loaded.pixels, np.array(ImageOps.exif_transpose(image)))
+    assert len(loaded.notices) == (orientation != 1)
+    if orientation == 6:  # a quarter clockwise
+        np.testing.assert_array_equal(loaded.pixels, np.rot90(picture(), -1))
+
+
+def test_damaged_exif_is_ignored(tmp_path):
+    exif = with_focal(tmp_path / "a.jpg", 18).read_bytes()
+    (tmp_path / "b.jpg").write_bytes(exif.replace(b"MM\0*\0\0\0\x08", b"MM\0*\0\0\xff\x08"))
+    assert read_image(tmp_path / "b.jpg").pixels.shape == (24, 36, 3)
+    assert exif_fov(tmp_path / "b.jpg") is None
 
 
 def test_animation_gives_the_first_frame(tmp_path):
@@ -94,6 +117,13 @@ def test_colour_profile_is_converted(tmp_path):
     srgb = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
     assert read_image(save(tmp_path / "a.png", picture(), icc_profile=srgb)).notices == []
     assert read_image(save(tmp_path / "b.png", picture(), icc_profile=b"junk")).notices == []
+    # sRGB under another name, with its red and green primaries exchanged
+    other = srgb.replace("sRGB".encode("utf-16-be"), "xyzw".encode("utf-16-be"))
+    other = other.replace(b"rXYZ", b"TEMP").replace(b"gXYZ", b"rXYZ").replace(b"TEMP", b"gXYZ")
+    red = np.full((24, 32, 3), [255, 0, 0], np.uint8)
+    loaded = read_image(save(tmp_path / "c.png", red, icc_profile=other))
+    np.testing.assert_allclose(loaded.pixels[0, 0].astype(int), [0, 255, 0], atol=2)
+    assert "colour profile" in loaded.notices[0]
 
 
 def png_header(width, height):
@@ -101,7 +131,12 @@ def png_header(width, height):
         return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
 
     header = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
-    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(b"")) + chunk(b"IEND", b"")
+    return (
+        b"\x89PNG\r\n\x1a\n"
+        + chunk(b"IHDR", header)
+        + chunk(b"IDAT", zlib.compress(b""))
+        + chunk(b"IEND", b"")
+    )
 
 
 def jpeg():
@@ -149,7 +184,7 @@ def test_paths_refused(tmp_path):
         (tmp_path / "none.png", "does not exist"),
         (tmp_path, "is a folder"),
         ("/dev/null", "device or pipe"),
-        ("a\0b.png", "null"),
+        ("a\0b.png", "null|does not exist"),
         ("x" * 5000 + ".png", "name too long|does not exist"),
     ):
         with pytest.raises(UserError, match=f"(?i){message}"):
@@ -181,6 +216,9 @@ def test_exif_field_of_view(tmp_path):
 
 
 def test_no_field_of_view(tmp_path):
+    (tmp_path / "cut.png").write_bytes(png_header(64, 64))
+    with pytest.raises(UserError, match="damaged"):
+        exif_fov(tmp_path / "cut.png")
     assert exif_fov(with_focal(tmp_path / "a.jpg", 0)) is None
     assert exif_fov(save(tmp_path / "b.png", picture())) is None
     with pytest.raises(UserError, match="does not exist"):
@@ -205,5 +243,5 @@ def test_mask_refused(tmp_path):
         read_mask(path, (24, 32))
     with pytest.raises(UserError, match="32x24 pixels; its image is 40x24"):
         read_mask(path, (24, 40))
-    with pytest.raises(UserError, match="mask .*none.png does not exist"):
+    with pytest.raises(UserError, match=r"mask .*none\.png does not exist"):
         read_mask(tmp_path / "none.png", (24, 32))

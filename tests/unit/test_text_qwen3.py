@@ -191,7 +191,7 @@ def test_release_and_reload(full_model):
 def test_wrong_sources(full_model, tmp_path):
     with pytest.raises(UserError, match="does not exist"):
         Qwen3TextEncoder(tmp_path / "nowhere")
-    with pytest.raises(UserError, match="config.json"):
+    with pytest.raises(UserError, match=r"config\.json"):
         Qwen3TextEncoder(tmp_path)
     (tmp_path / "config.json").write_text(
         '{"model_type": "llama", "hidden_size": 8, "num_hidden_layers": 40}'

@@ -93,6 +93,27 @@ class Weights:
             tensors[new] = info
         return Weights(self.path, tensors, self.metadata)
 
+    def check(self, key_map: KeyMap, our_shapes: Mapping[str, tuple[int, ...]]) -> None:
+        """Are these exactly the tensors that ``key_map`` names, in the shapes that follow from ours?
+
+        Raises:
+            UserError: some are missing, surplus or misshapen; the message names the first few and the file.
+        """
+        missing = sorted(key_map.theirs - set(self.tensors))
+        surplus = sorted(set(self.tensors) - key_map.theirs)
+        if missing:
+            raise UserError(f"{self.path} lacks {len(missing)} tensor(s): {_some(missing)}")
+        if surplus:
+            raise UserError(f"{self.path} holds {len(surplus)} unexpected tensor(s): {_some(surplus)}")
+        wrong = [
+            f"{name} is {list(self.tensors[name].shape)}, the model needs {list(shape)}"
+            for entry in key_map.entries
+            for name, shape in zip(entry.theirs, entry.their_shapes(our_shapes[entry.ours[0]]), strict=True)
+            if self.tensors[name].shape != shape
+        ]
+        if wrong:
+            raise UserError(f"{self.path} holds {len(wrong)} misshapen tensor(s): {_some(wrong)}")
+
     def read(
         self,
         names: Iterable[str] | None = None,
@@ -266,7 +287,7 @@ def load_into(
     if key_map.ours != set(state):
         names = _some(sorted(key_map.ours ^ set(state)))
         raise ValueError(f"the key map does not fit {type(module).__name__}: {names}")
-    _check(weights, key_map, {name: tuple(tensor.shape) for name, tensor in state.items()})
+    weights.check(key_map, {name: tuple(tensor.shape) for name, tensor in state.items()})
 
     buffers = {name: buffer.dtype for name, buffer in module.named_buffers()}
     target: dict[str, torch.dtype | None] = {
@@ -290,23 +311,6 @@ def load_into(
     if left:
         raise ValueError(f"{type(module).__name__} has tensors that no checkpoint holds: {_some(left)}")
     return module
-
-
-def _check(weights: Weights, key_map: KeyMap, our_shapes: Mapping[str, tuple[int, ...]]) -> None:
-    missing = sorted(key_map.theirs - set(weights))
-    surplus = sorted(set(weights) - key_map.theirs)
-    if missing:
-        raise UserError(f"{weights.path} lacks {len(missing)} tensor(s): {_some(missing)}")
-    if surplus:
-        raise UserError(f"{weights.path} holds {len(surplus)} unexpected tensor(s): {_some(surplus)}")
-    wrong = [
-        f"{name} is {list(weights.tensors[name].shape)}, the model needs {list(shape)}"
-        for entry in key_map.entries
-        for name, shape in zip(entry.theirs, entry.their_shapes(our_shapes[entry.ours[0]]), strict=True)
-        if weights.tensors[name].shape != shape
-    ]
-    if wrong:
-        raise UserError(f"{weights.path} holds {len(wrong)} misshapen tensor(s): {_some(wrong)}")
 
 
 def save_weights(

@@ -49,14 +49,14 @@ class Frame:
 
     @classmethod
     def fitted(cls, width: int, height: int, area: int, cell: int = 16) -> Frame:
-        """Scale so that the picture covers about ``area`` pixels, its long side a whole number of cells."""
+        """Scale to about ``area`` pixels, with the long side a whole number of cells."""
         wanted = math.sqrt(area / (width * height)) * max(width, height)
         long_side = max(cell, round(wanted / cell) * cell)
         scale = long_side / max(width, height)
         return cls(width, height, max(1, round(width * scale)), max(1, round(height * scale)), cell)
 
     def scale_image(self, image: Tensor) -> Tensor:
-        """(1, C, height, width) -> (1, C, grid_height, grid_width), antialiased, edges repeated as padding."""
+        """(1, C, height, width) -> (1, C, grid_height, grid_width), antialiased; edges repeat as padding."""
         if (self.scaled_height, self.scaled_width) != (self.height, self.width):
             image = F.interpolate(
                 image,
@@ -81,11 +81,7 @@ class Frame:
             return maps
         if mode == "nearest":
             return F.interpolate(maps, (self.height, self.width), mode="nearest-exact")
-        return F.interpolate(
-            maps, (self.height, self.width), mode=mode, align_corners=False, antialias=False
-        )
+        return F.interpolate(maps, (self.height, self.width), mode=mode, align_corners=False, antialias=False)
 
     def _padding(self) -> tuple[int, int, int, int]:
         return (0, self.grid_width - self.scaled_width, 0, self.grid_height - self.scaled_height)
-
-

@@ -1,8 +1,9 @@
 """Text embeddings from Qwen3, the encoder of FLUX.2 klein (4B: 7680 channels, 8B: 12288).
 
-Recipe (spec section 6): one user turn in the model's chat template, generation prompt added, thinking off; padded or
-cut to 512 tokens; the hidden states after layers 9, 18 and 27, not normalised, concatenated. Layers above the last
-one needed, the final norm and the language head are never built, and shards that hold nothing else never read.
+Recipe (spec section 6): one user turn in the model's chat template, generation prompt added, thinking off;
+padded or cut to 512 tokens; the hidden states after layers 9, 18 and 27, not normalised, concatenated. Layers
+above the last one needed, the final norm and the language head are never built, and shards that hold nothing
+else are never read.
 """
 
 from __future__ import annotations
@@ -39,8 +40,8 @@ class Qwen3TextEncoder:
     """Qwen3 in front of FLUX.2 klein. Weights load at the first use and can be released.
 
     Args:
-        source: a folder or Hub id with ``config.json``, the tokenizer and the safetensors of a Qwen3 model, or one
-            with ``text_encoder/`` and ``tokenizer/`` as diffusers pipelines have.
+        source: a folder or Hub id with ``config.json``, tokenizer and safetensors of a Qwen3 model, or
+            one with ``text_encoder/`` and ``tokenizer/`` as diffusers pipelines have.
         max_tokens: tokens per prompt, template included (512 in the published models).
         device: where the encoder runs; the embeddings always come back on the CPU.
         dtype: of the weights and the computation.
@@ -72,7 +73,7 @@ class Qwen3TextEncoder:
         self.max_tokens = check_max_tokens(
             max_tokens, int(self._config.get("max_position_embeddings", 32768))
         )
-        self._model: nn.Module | None = None
+        self._model: Any = None
 
     def _read_config(self) -> dict[str, Any]:
         path = self._model_folder / "config.json"
@@ -83,10 +84,9 @@ class Qwen3TextEncoder:
         kind = config.get("model_type") if isinstance(config, dict) else None
         if kind != "qwen3":
             raise UserError(f"{path} describes a model of type {kind!r}; a Qwen3 model is needed")
-        if config["num_hidden_layers"] < max(self.layers):
-            raise UserError(
-                f"{path} describes {config['num_hidden_layers']} layers; states after layer {max(self.layers)} are needed"
-            )
+        depth, last = config.get("num_hidden_layers", 0), max(self.layers)
+        if depth < last:
+            raise UserError(f"{path} describes {depth} layers; the state after layer {last} is needed")
         return config
 
     def _needed(self, name: str) -> str | None:
@@ -116,7 +116,7 @@ class Qwen3TextEncoder:
 
     @cached_property
     def fingerprint(self) -> str:
-        """Recipe, tokenizer, and the first row of every tensor that is used (the files are too large to hash)."""
+        """Recipe, tokenizer, and the first row of every tensor used (the files are too large to hash)."""
         digest = hashlib.sha256()
         recipe = [self._config, self.layers, self.max_tokens, str(self.dtype)]
         digest.update(json.dumps(recipe, sort_keys=True).encode())
@@ -155,17 +155,16 @@ class Qwen3TextEncoder:
             for prompt in prompts
         ]
 
-    def _load(self) -> nn.Module:
+    def _load(self) -> Any:
         from transformers import Qwen3Config, Qwen3Model
 
-        config = Qwen3Config(
-            **{k: v for k, v in self._config.items() if k not in ("layer_types", "architectures")}
-        )
-        config.num_hidden_layers = max(self.layers)
-        if config.layer_types is not None:
-            config.layer_types = config.layer_types[: max(self.layers)]
+        last = max(self.layers)
+        truncated: dict[str, Any] = {"num_hidden_layers": last}
+        if self._config.get("layer_types"):
+            truncated["layer_types"] = self._config["layer_types"][:last]
+        config = Qwen3Config(**{**self._config, **truncated})
         with torch.device("meta"):
-            model = Qwen3Model(config)
+            model: Any = Qwen3Model(config)
         model.norm = nn.Identity()
         # The rotary table is computed, not stored, so it is made anew off the meta device.
         model.rotary_emb = type(model.rotary_emb)(config=config)

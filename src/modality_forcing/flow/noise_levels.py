@@ -110,7 +110,7 @@ class PlateauLogitNormal:
 
 
 def stratified_uniform(num: int, generator: torch.Generator) -> Tensor:
-    """One uniform draw in each of ``num`` equal parts of (0, 1), in random order: lower variance of the loss."""
+    """One uniform draw in each of ``num`` equal parts of (0, 1), in random order: less variance."""
     jitter = torch.rand(num, generator=generator, dtype=torch.float64)
     order = torch.randperm(num, generator=generator)
     return ((order + jitter) / num).clamp(1e-7, 1 - 1e-7)

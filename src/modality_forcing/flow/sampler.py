@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Protocol
 
 import torch
@@ -58,7 +59,7 @@ def sample(
     kinds = PerModality(rgb=flow.rgb_prediction, depth=flow.depth_prediction)
     x = start.map(lambda tokens: tokens.float())
     nodes = schedule.pairs()
-    for index, (t, s) in enumerate(zip(nodes[:-1], nodes[1:], strict=True)):
+    for index, (t, s) in enumerate(pairwise(nodes)):
         if on_state is not None:
             x = on_state(index, x)
         prediction = predict(x, t).map(lambda tokens: tokens.float())

@@ -51,8 +51,7 @@ class Schedule:
     def pairs(self) -> list[PerModality[float]]:
         """The nodes as pairs of numbers."""
         return [
-            PerModality(rgb=r, depth=d)
-            for r, d in zip(self.rgb.tolist(), self.depth.tolist(), strict=True)
+            PerModality(rgb=r, depth=d) for r, d in zip(self.rgb.tolist(), self.depth.tolist(), strict=True)
         ]
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import zipfile
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -108,9 +109,9 @@ def read_depth(
             f"{path.name} has 8 bits, at most 255 different depths; 16 bits or floats are smoother"
         )
 
-    values = values.astype(np.float64)
-    with np.errstate(invalid="ignore"):
-        valid = np.isfinite(values) & (values > 0) & (values < INFINITE)
+    with np.errstate(invalid="ignore"):  # a signalling NaN
+        values = values.astype(np.float64)
+    valid = np.isfinite(values) & (values > 0) & (values < INFINITE)
     if mask is not None:
         if mask.shape != values.shape:
             raise UserError(
@@ -118,15 +119,16 @@ def read_depth(
                 f" its mask is {mask.shape[1]}x{mask.shape[0]}"
             )
         valid &= np.asarray(mask, dtype=bool)
-    if not valid.any():
-        raise UserError(
-            f"depth map {path} has no valid pixel: all are zero, negative, NaN, infinite or masked out"
-        )
     factor = scale if scale is not None else (raw.scale if raw.scale is not None else 1.0)
     unit = "m" if scale is not None else raw.unit
-    depth = np.zeros(values.shape, dtype=np.float32)
-    measured = values[valid] * factor
-    depth[valid] = measured if chosen == "depth" else 1.0 / measured
+    measured = np.where(valid, values, 1.0) * factor
+    if chosen == "disparity":
+        measured = 1.0 / measured
+    # Once more: a tiny disparity is farther than infinity, and float32 has a smallest number.
+    valid &= (measured < INFINITE) & (measured > np.finfo(np.float32).tiny)
+    if not valid.any():
+        raise UserError(f"depth map {path} has no valid pixel: all zero, negative, NaN, infinite or masked")
+    depth = np.where(valid, measured, 0.0).astype(np.float32)
     median = float(np.median(depth[valid]))
     if unit == "m" and not 1e-3 < median < 1e4:
         notices.append(
@@ -218,6 +220,8 @@ def _read_png(path: Path) -> _Raw:
 def _read_tiff(path: Path) -> _Raw:
     import tifffile
 
+    # Without a handler Python prints tifffile's complaints besides our one line.
+    logging.getLogger("tifffile").addHandler(logging.NullHandler())
     try:
         with tifffile.TiffFile(path) as tiff:
             page = tiff.pages.first
@@ -359,4 +363,7 @@ def write_depth_exr(path: str | Path, depth: np.ndarray, mask: np.ndarray) -> No
     values = np.ascontiguousarray(np.where(mask, depth, 0.0), dtype=np.float32)
     header = {"compression": OpenEXR.ZIP_COMPRESSION, "type": OpenEXR.scanlineimage}
     with atomic_file(path) as aside, OpenEXR.File(header, {"Z": values}) as file:
-        file.write(str(aside))
+        try:
+            file.write(str(aside))
+        except RuntimeError as error:
+            raise UserError(f"could not write {path}: {_line(error)}") from error

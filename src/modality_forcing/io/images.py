@@ -11,13 +11,22 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
-from PIL import Image, ImageCms, ImageOps, UnidentifiedImageError
+from PIL import Image, ImageCms, UnidentifiedImageError
 
 from modality_forcing.errors import UserError
 from modality_forcing.io.checks import MAX_PIXELS, check_size, existing_file
 
 FULL_FRAME_DIAGONAL = math.hypot(36.0, 24.0)  # mm
 _EXIF_IFD, _FOCAL_35MM, _ORIENTATION = 0x8769, 0xA405, 0x0112
+_TURNS = {  # EXIF orientation -> what makes it upright
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
 
 
 @dataclass(frozen=True)
@@ -50,14 +59,15 @@ def read_image(path: str | Path, *, max_pixels: int = MAX_PIXELS) -> LoadedImage
     path = existing_file(path, "image")
     with _opened(path, "image", max_pixels) as image:
         notices = []
-        frames = getattr(image, "n_frames", 1)
+        frames = _frame_count(image)
         if frames > 1 and image.format != "MPO":  # MPO: a photograph with a preview behind it
             kind = "pages" if image.format == "TIFF" else "frames (an animation)"
             notices.append(f"{path.name} has {frames} {kind}; the first is used")
-        if image.getexif().get(_ORIENTATION, 1) not in (0, 1):
-            notices.append(f"{path.name} was turned upright as its EXIF data says")
         profile = image.info.get("icc_profile")
-        image = ImageOps.exif_transpose(image)
+        turn = _TURNS.get(_exif_tags(image)[0])
+        if turn is not None:
+            image = image.transpose(turn)
+            notices.append(f"{path.name} was turned upright as its EXIF data says")
         if image.mode == "F":
             raise UserError(f"image {path} holds floating point values; right is an 8 or 16 bit picture")
         if image.mode.startswith("I"):
@@ -89,7 +99,8 @@ def read_mask(path: str | Path, shape: tuple[int, int]) -> np.ndarray:
     """
     path = existing_file(path, "mask")
     with _opened(path, "mask", MAX_PIXELS) as image:
-        image = ImageOps.exif_transpose(image)
+        turn = _TURNS.get(_exif_tags(image)[0])
+        image = image if turn is None else image.transpose(turn)
         if image.mode == "F":
             raise UserError(f"mask {path} holds floating point values; right is a black and white picture")
         if image.mode.startswith("I"):
@@ -117,14 +128,10 @@ def exif_fov(path: str | Path) -> float | None:
         UserError: the file is no readable image.
     """
     path = existing_file(path, "image")
-    with _opened(path, "image", MAX_PIXELS, decode=False) as image:
-        exif = image.getexif()
-        try:
-            focal = float(exif.get_ifd(_EXIF_IFD).get(_FOCAL_35MM) or 0.0)
-        except (TypeError, ValueError, ZeroDivisionError):
-            return None
+    with _opened(path, "image", MAX_PIXELS) as image:
+        orientation, focal = _exif_tags(image)
         width, height = image.size
-        if exif.get(_ORIENTATION, 1) in (5, 6, 7, 8):
+        if orientation in (5, 6, 7, 8):
             width, height = height, width
     if not 1.0 <= focal <= 10_000.0:  # 0 means unknown
         return None
@@ -133,7 +140,7 @@ def exif_fov(path: str | Path) -> float | None:
 
 
 @contextlib.contextmanager
-def _opened(path: Path, what: str, max_pixels: int, *, decode: bool = True) -> Iterator[Image.Image]:
+def _opened(path: Path, what: str, max_pixels: int) -> Iterator[Image.Image]:
     """The first frame of an image file, size checked before a pixel is decoded."""
     with contextlib.ExitStack() as stack:
         try:
@@ -151,14 +158,34 @@ def _opened(path: Path, what: str, max_pixels: int, *, decode: bool = True) -> I
         except Exception as error:  # format plugins raise nearly anything on damaged headers
             raise UserError(f"{what} {path} is damaged: {_line(error)}") from None
         check_size(image.width, image.height, f"{what} {path}", max_pixels=max_pixels)
-        if decode:
-            try:
-                with warnings.catch_warnings():
-                    warnings.simplefilter("ignore")
-                    image.load()
-            except Exception as error:  # as above: OSError, SyntaxError, zlib.error, struct.error, ...
-                raise UserError(f"{what} {path} is damaged or cut short: {_line(error)}") from None
+        try:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")
+                image.load()
+        except Exception as error:  # as above: OSError, SyntaxError, zlib.error, struct.error, ...
+            raise UserError(f"{what} {path} is damaged or cut short: {_line(error)}") from None
         yield image
+
+
+def _frame_count(image: Image.Image) -> int:
+    """Frames or pages; one when what follows the first is damaged."""
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            return getattr(image, "n_frames", 1)
+    except Exception:
+        return 1
+
+
+def _exif_tags(image: Image.Image) -> tuple[int, float]:
+    """Orientation (1 when unknown) and 35 mm focal length (0 when unknown); damaged EXIF data is no data."""
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            exif = image.getexif()
+            return int(exif.get(_ORIENTATION, 1)), float(exif.get_ifd(_EXIF_IFD).get(_FOCAL_35MM) or 0.0)
+    except Exception:  # Pillow's parser raises whatever the damaged bytes lead to
+        return 1, 0.0
 
 
 def _line(error: Exception) -> str:
@@ -166,7 +193,8 @@ def _line(error: Exception) -> str:
 
 
 def _what_it_is(path: Path) -> str:
-    head = path.open("rb").read(512)
+    with path.open("rb") as stream:
+        head = stream.read(512)
     if head[4:12] in (b"ftypheic", b"ftypheix", b"ftypmif1", b"ftypheif"):
         return "is a HEIC photograph, which cannot be read here"
     if b"<svg" in head:

@@ -54,9 +54,7 @@ class DoubleBlock(nn.Module):
         for name, x in streams.items():
             shift, scale = modulation[name][:2]
             attn: StreamAttention = getattr(self, f"{name}_attn")
-            parts.append(
-                queries_keys_values(attn.qkv(modulate(x, shift, scale)), self.num_heads, attn.norm)
-            )
+            parts.append(queries_keys_values(attn.qkv(modulate(x, shift, scale)), self.num_heads, attn.norm))
         q, k, v = (torch.cat(tensors, dim=2) for tensors in zip(*parts, strict=True))
         mixed = attend(q, k, v, rope).split([x.shape[1] for x in streams.values()], dim=1)
         out: Streams = {}

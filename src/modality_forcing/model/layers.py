@@ -1,4 +1,4 @@
-"""Building blocks shared by every stream. Shape letters: B batch, N tokens, D hidden, H heads, K head size."""
+"""Building blocks of every stream. Shape letters: B batch, N tokens, D hidden, H heads, K head size."""
 
 from __future__ import annotations
 

@@ -48,12 +48,12 @@ def initialise_tensor(name: str, parameter: Tensor, generator: torch.Generator) 
     elif parameter.dim() == 1:
         parameter.fill_(1.0)
     else:
-        parameter.copy_(
-            torch.randn(parameter.shape, generator=generator) / parameter.shape[1] ** 0.5
-        )
+        parameter.copy_(torch.randn(parameter.shape, generator=generator) / parameter.shape[1] ** 0.5)
 
 
-def warm_start(model: Transformer, backbone: dict[str, Tensor], generator: torch.Generator) -> dict[str, list[str]]:
+def warm_start(
+    model: Transformer, backbone: dict[str, Tensor], generator: torch.Generator
+) -> dict[str, list[str]]:
     """Fill an RGB-D model from a text-to-image backbone's tensors.
 
     Args:

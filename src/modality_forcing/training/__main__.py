@@ -1,4 +1,4 @@
-"""``python -m modality_forcing.training CONFIG.json RUN [--resume] [key=value ...]``: the loop without the CLI."""
+"""``python -m modality_forcing.training CONFIG.json RUN [--resume] [key=value ...]``: without the CLI."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
-"""Batches from a rendered cache. Everything random is keyed by (seed, step), so a resumed run goes on as if it
-had never stopped."""
+"""Batches from a rendered cache. Everything random is keyed by (seed, step), so a resumed run goes on as if
+it had never stopped."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ _SIDES = re.compile(r"\b(left|right)\b")
 
 @dataclass
 class Batch:
-    """Images (B, 3, H, W) float in [-1, 1]; depth (B, H, W) metres, +inf is sky; measured (B, H, W) bool: where
-    the sparse sensor says something; captions."""
+    """Images (B, 3, H, W) float in [-1, 1]; depth (B, H, W) metres, +inf is sky; measured (B, H, W) bool:
+    where the sparse sensor says something; captions."""
 
     images: Tensor
     depth: Tensor

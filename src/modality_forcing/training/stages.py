@@ -1,4 +1,4 @@
-"""The three stages as losses on a batch: autoencoder, text-to-image, modality forcing (spec sections 2, 4)."""
+"""The stages as losses on a batch: autoencoder, text-to-image, modality forcing (spec sections 2, 4)."""
 
 from __future__ import annotations
 
@@ -22,7 +22,9 @@ Losses = dict[str, Tensor]
 """Named losses; "loss" is the one to minimise."""
 
 
-def autoencoder_loss(model: Autoencoder, batch: Batch, config: TrainConfig, generator: torch.Generator) -> Losses:
+def autoencoder_loss(
+    model: Autoencoder, batch: Batch, config: TrainConfig, generator: torch.Generator
+) -> Losses:
     """L1 at three scales plus L1 of image gradients plus a weak KL term (ours: no adversary, no LPIPS).
 
     The code is drawn from its posterior in training; the mean is what the encoder gives afterwards.
@@ -34,12 +36,8 @@ def autoencoder_loss(model: Autoencoder, batch: Batch, config: TrainConfig, gene
     decoded = model.decoder(mu + noise * (0.5 * log_var).exp()).float()
     target = batch.images
     pixel = (decoded - target).abs().mean()
-    coarse = sum(
-        (F.avg_pool2d(decoded, k) - F.avg_pool2d(target, k)).abs().mean() for k in (2, 4)
-    )
-    edges = sum(
-        (decoded.diff(dim=d) - target.diff(dim=d)).abs().mean() for d in (2, 3)
-    )
+    coarse = sum((F.avg_pool2d(decoded, k) - F.avg_pool2d(target, k)).abs().mean() for k in (2, 4))
+    edges = sum((decoded.diff(dim=d) - target.diff(dim=d)).abs().mean() for d in (2, 3))
     kl = 0.5 * (mu.square() + log_var.exp() - 1.0 - log_var).mean()
     loss = pixel + 0.5 * coarse + 0.5 * edges + config.kl_weight * kl
     psnr = 10 * torch.log10(4.0 / F.mse_loss(decoded, target))
@@ -56,9 +54,9 @@ class TextSource:
     def __call__(self, captions: list[str], generator: torch.Generator) -> Tensor:
         """(B, T, C); each caption is replaced by "" with probability ``dropout``."""
         drop = torch.rand(len(captions), generator=generator) < self.dropout
-        return self.encode([
-            "" if dropped else caption for caption, dropped in zip(captions, drop.tolist(), strict=True)
-        ])
+        return self.encode(
+            ["" if dropped else caption for caption, dropped in zip(captions, drop.tolist(), strict=True)]
+        )
 
 
 def t2i_loss(

@@ -67,9 +67,7 @@ def latest(run: Path) -> Path:
     return run / "checkpoints" / f"step_{steps[-1]:08d}"
 
 
-def load_state(
-    folder: Path, model: nn.Module, ema: EMA, optimizers: list[torch.optim.Optimizer]
-) -> int:
+def load_state(folder: Path, model: nn.Module, ema: EMA, optimizers: list[torch.optim.Optimizer]) -> int:
     """Restore everything in place, strictly; returns the number of finished steps."""
     model.load_state_dict(load_file(folder / "model.safetensors"), strict=True)
     shadow = load_file(folder / "ema.safetensors")

@@ -153,10 +153,14 @@ class Trainer:
             if self.bad_steps >= MAX_BAD_STEPS:
                 samples = self.loader.indices(self.step).tolist()
                 raise RuntimeError(
-                    f"{self.bad_steps} non-finite steps in a row, the last at step {self.step}, samples {samples}"
+                    f"{self.bad_steps} non-finite steps in a row, "
+                    f"the last at step {self.step}, samples {samples}"
                 )
         self.step += 1
-        return {name: float(value.detach()) for name, value in losses.items()} | {"grad_norm": float(norm), "lr": lr}
+        return {name: float(value.detach()) for name, value in losses.items()} | {
+            "grad_norm": float(norm),
+            "lr": lr,
+        }
 
     def save(self) -> Path:
         """Write a checkpoint of the finished steps."""
@@ -166,7 +170,7 @@ class Trainer:
         )
 
     def run(self, report: Callable[[dict[str, float]], None] | None = None) -> Path:
-        """Train to ``config.steps``; SIGTERM and Ctrl-C finish the step and save. Returns the last checkpoint."""
+        """Train to ``config.steps`` and return the last checkpoint; SIGTERM and Ctrl-C finish the step first."""
         self.run_folder.mkdir(parents=True, exist_ok=True)
         (self.run_folder / "config.json").write_text(json.dumps(to_dict(self.config), indent=1))
         self.model.train()

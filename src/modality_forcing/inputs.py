@@ -1,0 +1,134 @@
+"""Checks of what callers give the pipeline: a refusal names the input, the fault and what would be right."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+
+from modality_forcing.errors import UserError
+
+MAX_SEED = 2**63 - 1
+MAX_STEPS = 1000
+
+
+def resolve_device(name: str) -> torch.device:
+    """A device that is there.
+
+    Raises:
+        UserError: unknown name, or the machine has no such device.
+    """
+    if name == "auto":
+        if torch.cuda.is_available():
+            return torch.device("cuda")
+        return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+    except RuntimeError:
+        raise UserError(f"unknown device {name!r}; known: auto, cpu, cuda, cuda:N, mps") from None
+    if device.type == "cuda" and (
+        not torch.cuda.is_available() or (device.index or 0) >= torch.cuda.device_count()
+    ):
+        raise UserError(
+            f"device {name!r}: PyTorch sees {torch.cuda.device_count()} CUDA devices here; "
+            "use --device cpu, or see mf doctor"
+        )
+    if device.type == "mps" and not torch.backends.mps.is_available():
+        raise UserError("device 'mps' is not available here; use --device cpu, or see mf doctor")
+    if device.type not in ("cpu", "cuda", "mps"):
+        raise UserError(f"device {name!r} is not supported; known: auto, cpu, cuda, cuda:N, mps")
+    return device
+
+
+def resolve_dtype(name: str | torch.dtype | None, device: torch.device) -> torch.dtype:
+    """Data type of the transformer's body.
+
+    Raises:
+        UserError: anything but float32 and bfloat16.
+    """
+    if name is None:
+        return torch.float32 if device.type == "cpu" else torch.bfloat16
+    known = {"float32": torch.float32, "bfloat16": torch.bfloat16}
+    text = str(name).removeprefix("torch.")
+    if text not in known:
+        raise UserError(
+            f"dtype {text!r} is not supported; known: float32, bfloat16 (float16 overflows in this model)"
+        )
+    return known[text]
+
+
+def check_number(name: str, value: float, low: float, high: float) -> None:
+    """Refuse NaN and anything outside [low, high]."""
+    if not low <= value <= high:
+        raise UserError(f"{name} is {value}; it must lie between {low:g} and {high:g}")
+
+
+def check_size(size: tuple[int, int]) -> tuple[int, int]:
+    """(width, height), each 16 to 4096 pixels."""
+    for name, value in zip(("width", "height"), size, strict=True):
+        check_number(name, value, 16, 4096)
+    return size
+
+
+def check_image(image: np.ndarray) -> None:
+    """uint8 (H, W, 3)."""
+    if not isinstance(image, np.ndarray) or image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3:
+        what = f"{image.dtype} {image.shape}" if isinstance(image, np.ndarray) else type(image).__name__
+        raise UserError(f"an image is {what}; a uint8 array (H, W, 3) is needed")
+
+
+def check_depth(
+    depth: np.ndarray, mask: np.ndarray | None, sky: str = "missing"
+) -> tuple[np.ndarray, np.ndarray]:
+    """float32 depth with NaN where unknown (+inf kept for a model that knows the sky), and its mask."""
+    if not isinstance(depth, np.ndarray) or depth.ndim != 2:
+        what = f"an array of shape {depth.shape}" if isinstance(depth, np.ndarray) else type(depth).__name__
+        raise UserError(f"a depth map is {what}; an array (H, W) is needed")
+    values = depth.astype(np.float32)
+    valid = np.isfinite(values) & (values > 0)
+    if mask is not None:
+        if mask.shape != depth.shape:
+            raise UserError(f"the mask is {mask.shape}, the depth map {depth.shape}; sizes must agree")
+        valid &= mask.astype(bool)
+    if not valid.any():
+        raise UserError("the depth map has no valid pixel: all are NaN, infinite, zero, negative or masked")
+    keep = valid | (np.isposinf(values) if sky == "far" else False)
+    return np.where(keep, values, np.nan).astype(np.float32), valid
+
+
+def pair_up(
+    prompt: str | Sequence[str], seed: int | Sequence[int] | None, count: int | None = None
+) -> tuple[list[str], list[int]]:
+    """Prompts and seeds of equal number: one prompt serves all items; one seed counts up from item to item.
+
+    Raises:
+        UserError: numbers that do not fit, or a seed outside 0 .. 2^63 - 1.
+    """
+    prompts = [prompt] if isinstance(prompt, str) else list(prompt)
+    num = count or (len(seed) if isinstance(seed, Sequence) and len(prompts) == 1 else len(prompts))
+    if len(prompts) == 1:
+        prompts *= num
+    if len(prompts) != num or num == 0:
+        raise UserError(f"{len(prompts)} prompts for {num} items; give one, or one for each")
+    if seed is None:
+        seed = int(np.random.SeedSequence().generate_state(1, np.uint32)[0])
+    seeds = [seed + i for i in range(num)] if isinstance(seed, int) else [int(s) for s in seed]
+    if len(seeds) != num:
+        raise UserError(f"{len(seeds)} seeds for {num} items; give one, or one for each")
+    for value in seeds:
+        if not 0 <= value <= MAX_SEED:
+            raise UserError(f"seed is {value}; a seed is a whole number from 0 to 2^63 - 1")
+    return prompts, seeds
+
+
+def area_of(size: tuple[int, int]) -> int:
+    """Pixels of a checked (width, height)."""
+    width, height = check_size(size)
+    return width * height
+
+
+def chunks(num: int, size: int) -> list[slice]:
+    """Slices of at most ``size`` that cover ``num`` items."""
+    check_number("batch_size", size, 1, 10_000)
+    return [slice(i, i + size) for i in range(0, num, size)]
