@@ -244,8 +244,12 @@ class TrainConfig:
     save_every: int = 200
     keep: int = 2
     """Checkpoints to keep."""
-    kl_weight: float = 1e-4
-    """Autoencoder stage: weight of the KL term."""
+    crop: int = 0
+    """Autoencoder stage: side of one random crop per image; 0: whole images."""
+    latent_noise: float = 0.1
+    """Autoencoder stage: standard deviation of the noise on the code, so that close codes look alike."""
+    latent_penalty: float = 1e-3
+    """Autoencoder stage: weight of the mean square of the code, which sets its scale against that noise."""
     model: ModelConfig = field(default_factory=ModelConfig)
     optim: OptimConfig = field(default_factory=OptimConfig)
     forcing: ForcingConfig = field(default_factory=ForcingConfig)

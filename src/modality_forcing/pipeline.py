@@ -21,7 +21,7 @@ from torch import Tensor
 
 import modality_forcing
 from modality_forcing.checkpoint.layouts import Checkpoint, open_checkpoint
-from modality_forcing.codecs.depth import decode_depth, decode_finite, encode_depth, fill_missing
+from modality_forcing.codecs.depth import encode_depth, expand, fill_missing, unpatchify
 from modality_forcing.codecs.frame import Frame
 from modality_forcing.codecs.image import decode_image, encode_image, pixels_to_tensor, tensor_to_pixels
 from modality_forcing.codecs.positions import depth_ids, image_ids, text_ids
@@ -412,16 +412,11 @@ class Pipeline:
 
         Scaling happens on the contracted values, where far surfaces do not outweigh near ones.
         """
-        cell = self._cell
-        grid = (frame.rows, frame.cols)
-        tokens = tokens.float().cpu()
-        if self.config.depth.sky == "far":
-            finite = decode_finite(tokens, *grid, cell, self.config.depth.far_threshold)
-        else:
-            finite = torch.ones(tokens.shape[0], frame.grid_height, frame.grid_width, dtype=torch.bool)
-        depth = frame.restore(decode_depth(tokens, *grid, cell)[:, None])[:, 0]
-        mask = frame.restore(finite[:, None].float(), "nearest")[:, 0] > 0.5
-        return [m.numpy() for m in depth], [m.numpy() for m in mask]
+        contracted = unpatchify(tokens.float().cpu(), frame.rows, frame.cols, self._cell)
+        restored = frame.restore(contracted[:, None])[:, 0]
+        # A model that does not know the sky calls every pixel a surface.
+        limit = self.config.depth.far_threshold if self.config.depth.sky == "far" else float("inf")
+        return list(expand(restored).numpy()), list((restored < limit).numpy())
 
     def _provenance(self, settings: Settings, prompt: str, seed: int, frame: Frame) -> dict[str, Any]:
         """Everything needed to repeat this item."""

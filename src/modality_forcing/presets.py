@@ -51,7 +51,9 @@ LOWPOLY = ModelConfig(
         rope_axes=(16, 16, 16, 16),
         rope_theta=100,
     ),
-    autoencoder=AutoencoderConfig(channels=16, num_res_blocks=1, z_channels=8, norm_groups=8),
+    autoencoder=AutoencoderConfig(
+        channels=16, channel_multipliers=(1, 2, 4, 6), num_res_blocks=1, z_channels=8, norm_groups=4
+    ),
     text=TextConfig(encoder="minilm", max_tokens=32),
     depth=DepthConfig(sky="far"),
     sampler=SamplerConfig(steps=30, guidance=3.0, log2_alpha=0.0, width=128, height=128),

@@ -124,13 +124,11 @@ class RGBD:
     provenance: dict[str, Any] = field(default_factory=dict)
     extras: dict[str, np.ndarray] = field(default_factory=dict)
 
-    def point_cloud(
-        self, *, edge_rtol: float | None = None, sor: bool | None = None, max_points: int | None = None
-    ) -> PointCloud:
-        """Coloured points in the camera frame; see :func:`modality_forcing.geometry.cloud.point_cloud`."""
+    def point_cloud(self, **options: Any) -> PointCloud:
+        """Coloured points in the camera frame; options as of :func:`geometry.cloud.point_cloud`."""
         from modality_forcing.geometry.cloud import point_cloud
 
-        return point_cloud(self, edge_rtol=edge_rtol, sor=sor, max_points=max_points)
+        return point_cloud(self, **options)
 
     def save(self, folder: str | Path, **cloud_options: Any) -> Path:
         """Write a run folder (see ``io.run_folder.save_run``); returns the folder that was made."""

@@ -1,8 +1,8 @@
 """Our modules against diffusers' own classes, with the same random weights carried over by the key maps.
 
 diffusers builds its rotary and timestep tables in another precision than the released code (and we), which
-moves outputs by up to 5e-4 (3e-3 with embedded guidance): see the tolerances of the golden files. Tables aside,
-the agreement is at the level of rounding, which the second transformer test shows.
+moves outputs by up to 5e-4 (3e-3 with embedded guidance): see the tolerances of the golden files. Otherwise
+they agree to rounding, which the second transformer test shows.
 """
 
 from __future__ import annotations

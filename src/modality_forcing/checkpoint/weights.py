@@ -331,7 +331,8 @@ def save_weights(
         seen.add(tensor.untyped_storage().data_ptr())
     with atomic_file(path) as aside:
         try:
-            save_file(own, str(aside), dict(metadata or {}))
+            # None and not {}: the library writes a broken header for empty metadata.
+            save_file(own, str(aside), dict(metadata) if metadata else None)
         except SafetensorError as error:
             # The library hides the system's reason (a full disk, say) in its text; atomic_file words it.
             code = re.search(r"os error (\d+)", str(error))

@@ -8,7 +8,9 @@ import typer
 
 
 def convert(
-    source: Annotated[str, typer.Argument(metavar="SOURCE", help="A folder, a file or a Hub id, in any layout.")],
+    source: Annotated[
+        str, typer.Argument(metavar="SOURCE", help="A folder, a file or a Hub id, in any layout.")
+    ],
     destination: Annotated[str, typer.Argument(metavar="FOLDER", help="A new or empty folder.")],
     to: Annotated[
         str, typer.Option("--to", metavar="ours|release|bfl|diffusers", help="The layout to write.")

@@ -25,19 +25,26 @@ def d2i(
         typer.Option(
             "--depth-kind",
             metavar="depth|disparity",
-            help="What the numbers mean: larger = farther, or larger = nearer. [default: what the file says]",
+            help="What the numbers mean: larger = farther, or larger = nearer.",
+            show_default="what the file says",
         ),
     ] = None,
     depth_scale: Annotated[
         float | None,
         typer.Option(
-            "--depth-scale", metavar="X", help="number * X is metres; 0.001 for millimetres. [default: the file's]"
+            "--depth-scale",
+            metavar="X",
+            help="number * X is metres; 0.001 for millimetres.",
+            show_default="what the file says",
         ),
     ] = None,
     mask: Annotated[
         list[str] | None,
         typer.Option(
-            "--mask", "-m", metavar="FILE", help="White where the depth counts; one for all maps, or one for each."
+            "--mask",
+            "-m",
+            metavar="FILE",
+            help="White where the depth counts; one for all maps, or one for each.",
         ),
     ] = None,
     prompt: o.Prompts = None,

@@ -16,9 +16,13 @@ def make(
     folder: Annotated[str, typer.Argument(metavar="FOLDER", help="Finished chunks in it are kept.")],
     count: Annotated[int, typer.Option("--count", "-n", metavar="N", help="Samples in all.")] = 1000,
     size: Annotated[int, typer.Option(metavar="PIXELS", help="Side of the square pictures.")] = 128,
-    split: Annotated[str, typer.Option(metavar="train|val|test", help="Splits never share a seed.")] = "train",
+    split: Annotated[
+        str, typer.Option(metavar="train|val|test", help="Splits never share a seed.")
+    ] = "train",
     start: Annotated[int, typer.Option(metavar="N", help="First sample of the split.")] = 0,
-    workers: Annotated[int | None, typer.Option(metavar="N", help="Processes. [default: every core]")] = None,
+    workers: Annotated[
+        int | None, typer.Option(metavar="N", help="Processes.", show_default="every core")
+    ] = None,
 ) -> None:
     """Render the procedural world: pictures, exact depth, cameras and captions."""
     import importlib.util
@@ -54,7 +58,8 @@ def inspect(
     count: Annotated[int, typer.Option("--count", "-n", metavar="N", help="Samples on the sheet.")] = 24,
     seed: Annotated[int, typer.Option(metavar="N", help="Which samples are drawn.")] = 0,
     out: Annotated[
-        str | None, typer.Option("--out", "-o", metavar="FILE.png", help="Write a contact sheet of samples here.")
+        str | None,
+        typer.Option("--out", "-o", metavar="FILE.png", help="Write a contact sheet of samples here."),
     ] = None,
 ) -> None:
     """Count what a data folder holds, and draw some of it."""

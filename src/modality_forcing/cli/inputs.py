@@ -1,5 +1,7 @@
-"""Everything the user typed, checked before a model is loaded: each function returns what the next stage needs
-or raises one clear line (UserError)."""
+"""Everything the user typed, checked before a model is loaded.
+
+Each function returns what the next stage needs, or raises one clear line (UserError).
+"""
 
 from __future__ import annotations
 
@@ -26,7 +28,7 @@ MAX_RESULTS = 10_000
 MAX_SEED = 2**63 - 1
 MAX_GUIDANCE = 100.0
 MAX_ALPHA = 20.0
-MAX_GENERATED = 4096 * 4096  # pixels
+MAX_SIDE = 4096  # pixels
 IMAGE_ENDINGS = (".png", ".jpg", ".jpeg", ".webp", ".tif", ".tiff", ".bmp", ".gif", ".avif")
 DEPTH_ENDINGS = (".npy", ".npz", ".png", ".tif", ".tiff", ".exr")
 DTYPES = ("auto", "float32", "bfloat16")
@@ -98,7 +100,7 @@ def in_range(name: str, value: float | None, low: float, high: float) -> None:
 
 
 def seeds(seed: int | None, count: int) -> list[int]:
-    """seed, seed + 1, ...: one for each result of an input. Without a seed one is drawn, small enough to retype."""
+    """seed, seed + 1, ...: one for each result of an input. Without a seed a short one is drawn."""
     whole_number("--num-images", count, 1, MAX_RESULTS)
     first = secrets.randbelow(10**6) if seed is None else seed
     whole_number("--seed", first, 0, MAX_SEED - count)
@@ -113,7 +115,9 @@ def parse_size(text: str) -> tuple[int, int]:
     if match is None:
         raise UserError(f"--size is {text[:40]!r}; right is WIDTHxHEIGHT in pixels, for example 512x384")
     width, height = int(match[1]), int(match[2])
-    check_size(width, height, "--size", max_pixels=MAX_GENERATED)
+    check_size(width, height, "--size")
+    if max(width, height) > MAX_SIDE:
+        raise UserError(f"--size is {width}x{height}; each side may have at most {MAX_SIDE} pixels")
     return width, height
 
 
@@ -140,7 +144,9 @@ def check_prompt(text: str) -> str:
         if kind == "Cs":
             raise UserError("the prompt is not valid UTF-8 text")
         if kind == "Cc" and character not in "\t\n\r":
-            raise UserError(f"the prompt holds the control character U+{ord(character):04X}; right is plain text")
+            raise UserError(
+                f"the prompt holds the control character U+{ord(character):04X}; right is plain text"
+            )
     return text
 
 
@@ -172,7 +178,7 @@ def pair(names: Sequence[str], inputs: Sequence[Any], what: str) -> list[tuple[s
         return [(name, inputs[0]) for name in names]
     if len(names) != len(inputs):
         raise UserError(
-            f"{len(names)} prompts for {len(inputs)} {what}; give one prompt, or one for each in the same order"
+            f"{len(names)} prompts for {len(inputs)} {what}; give one prompt, or one for each in order"
         )
     return list(zip(names, inputs, strict=True))
 
@@ -189,7 +195,9 @@ def files(given: Sequence[str], endings: Sequence[str], option: str) -> list[Pat
         try:
             if path.is_dir():
                 inside = sorted(
-                    p for p in path.iterdir() if p.suffix.lower() in endings and p.name[0] != "." and p.is_file()
+                    p
+                    for p in path.iterdir()
+                    if p.suffix.lower() in endings and p.name[0] != "." and p.is_file()
                 )
                 if not inside:
                     raise UserError(f"{option} {path} is a folder without {', '.join(endings)} files")
@@ -263,7 +271,7 @@ def whole_number(name: str, value: int, low: int, high: int) -> None:
 
 
 def writable_folder(text: str, option: str = "--out") -> Path:
-    """A folder's name as a path, after a trial that something can be written there; makes nothing that stays."""
+    """A folder's name as a path, after a trial that it can be written to; makes nothing that stays."""
     from modality_forcing.io.atomic import write_errors
 
     if not text or "\0" in text:

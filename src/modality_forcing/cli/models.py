@@ -42,27 +42,25 @@ def rows() -> list[Row]:
     return whole + bare
 
 
+HEADINGS = ("model", "transformer", "autoencoder", "hidden", "heads", "blocks", "depth", "text encoder", "licence")
+RIGHT_ALIGNED = (1, 2, 3, 4)
+
+
 def models() -> None:
     """List the named models and count their parameters."""
-    from rich.console import Console
-    from rich.table import Table
-
-    table = Table(box=None, pad_edge=False)
-    table.add_column("model", no_wrap=True)
-    for heading in ("transformer", "autoencoder"):
-        table.add_column(heading, justify="right", no_wrap=True)
-    for heading in ("hidden", "heads", "blocks"):
-        table.add_column(heading, justify="right")
-    for heading in ("depth", "text encoder", "licence of weights"):
-        table.add_column(heading)
+    lines = [HEADINGS]
     for row in rows():
         c = row.config
         blocks = f"{c.num_double_blocks}+{c.num_single_blocks}"
         blocks += f"+{c.num_depth_blocks}" if c.depth_channels is not None else ""
-        table.add_row(
-            row.name, f"{row.transformer:,}", "" if row.autoencoder is None else f"{row.autoencoder:,}",
-            str(c.hidden), str(c.num_heads), blocks, "no" if c.depth_channels is None else "yes", row.text, row.licence,
-        )  # fmt: skip
-    console = Console()
-    # A pipe has no width: lines must not break there.
-    console.print(table, width=None if console.is_terminal else 200)
+        autoencoder = "" if row.autoencoder is None else f"{row.autoencoder:,}"
+        depth = "no" if c.depth_channels is None else "yes"
+        numbers = (f"{row.transformer:,}", autoencoder, str(c.hidden), str(c.num_heads))
+        lines.append((row.name, *numbers, blocks, depth, row.text, row.licence))
+    widths = [max(len(line[i]) for line in lines) for i in range(len(HEADINGS))]
+    for line in lines:
+        cells = [
+            text.rjust(width) if i in RIGHT_ALIGNED else text.ljust(width)
+            for i, (text, width) in enumerate(zip(line, widths, strict=True))
+        ]
+        print("  ".join(cells).rstrip())

@@ -26,18 +26,17 @@ _SAMPLING, _CAMERA, _CLOUD, _MODEL = "Sampling", "Camera", "Point cloud", "Model
 
 
 def _model_default(name: str) -> str:
-    """How the help names a default that belongs to the model."""
+    """How the help names a default that belongs to the model, which only its ``config.json`` knows."""
     full, small = getattr(SamplerConfig(), name), getattr(LOWPOLY.sampler, name)
     if full == small:
-        return f"[default: {full}]"
-    return f"[default: the model's own; {LOWPOLY.name} {small}, full size {full}]"
+        return str(full)
+    return f"the model's own: {LOWPOLY.name} {small}, full size {full}"
 
 
 def _size_default() -> str:
     small, full = LOWPOLY.sampler, SamplerConfig()
     return (
-        f"[default: the model's own; {LOWPOLY.name} {small.width}x{small.height},"
-        f" full size {full.width}x{full.height}]"
+        f"the model's own: {LOWPOLY.name} {small.width}x{small.height}, full size {full.width}x{full.height}"
     )
 
 
@@ -50,7 +49,8 @@ PromptFile = Annotated[
     str | None, typer.Option("--prompt-file", metavar="FILE", help="A text file with one prompt per line.")
 ]
 NumImages = Annotated[
-    int, typer.Option("--num-images", "-n", metavar="N", help="Results per input, with seeds seed, seed+1, ...")
+    int,
+    typer.Option("--num-images", "-n", metavar="N", help="Results per input, with seeds seed, seed+1, ..."),
 ]
 Out = Annotated[
     str, typer.Option("--out", "-o", metavar="FOLDER", help="Where the run folders go; never overwrites one.")
@@ -62,19 +62,23 @@ Seed = Annotated[
     typer.Option(
         metavar="N",
         rich_help_panel=_SAMPLING,
-        help="Same seed, same result; every input gets the same seeds. [default: drawn; it stands in the folder's name]",
+        show_default="drawn; it stands in the folder's name",
+        help="Same seed, same result; every input gets the same seeds.",
     ),
 ]
 Steps = Annotated[
     int | None,
-    typer.Option(metavar="N", rich_help_panel=_SAMPLING, help=f"Sampling steps. {_model_default('steps')}"),
+    typer.Option(
+        metavar="N", rich_help_panel=_SAMPLING, show_default=_model_default("steps"), help="Sampling steps."
+    ),
 ]
 Guidance = Annotated[
     float | None,
     typer.Option(
         metavar="X",
         rich_help_panel=_SAMPLING,
-        help=f"How strongly the prompt pulls; 1 is off and twice as fast. {_model_default('guidance')}",
+        show_default=_model_default("guidance"),
+        help="How strongly the prompt pulls; 1 is off and twice as fast.",
     ),
 ]
 GuidanceI2d = Annotated[
@@ -83,13 +87,17 @@ GuidanceI2d = Annotated[
         "--guidance",
         metavar="X",
         rich_help_panel=_SAMPLING,
-        help=f"How strongly the prompt pulls; 1 is off. {_model_default('guidance_i2d')}",
+        show_default=_model_default("guidance_i2d"),
+        help="How strongly the prompt pulls; 1 is off.",
     ),
 ]
 Size = Annotated[
     str | None,
     typer.Option(
-        metavar="WxH", rich_help_panel=_SAMPLING, help=f"Size of the results in pixels. {_size_default()}"
+        metavar="WxH",
+        rich_help_panel=_SAMPLING,
+        show_default=_size_default(),
+        help="Size of the results in pixels.",
     ),
 ]
 ProcessingSize = Annotated[
@@ -98,8 +106,8 @@ ProcessingSize = Annotated[
         "--size",
         metavar="WxH",
         rich_help_panel=_SAMPLING,
-        help="Size inside the model; results come back at the input's size, nothing is stretched. "
-        "[default: the model's own number of pixels in the input's shape]",
+        show_default="as many pixels as the model's own size, in the input's shape",
+        help="Size inside the model; results come back at the input's size, nothing is stretched.",
     ),
 ]
 Log2Alpha = Annotated[
@@ -108,8 +116,8 @@ Log2Alpha = Annotated[
         "--log2-alpha",
         metavar="X",
         rich_help_panel=_SAMPLING,
-        help="Above 0 the image leads, below 0 the depth, 0 both together; 'none' gives each its own grid. "
-        + _model_default("log2_alpha"),
+        show_default=_model_default("log2_alpha"),
+        help="Above 0 the image leads, below 0 the depth, 0 both together; 'none' gives each its own grid.",
     ),
 ]
 RefineDepth = Annotated[
@@ -117,8 +125,8 @@ RefineDepth = Annotated[
     typer.Option(
         "--refine-depth/--no-refine-depth",
         rich_help_panel=_SAMPLING,
-        help="Estimate the depth again from the finished image. "
-        f"[default: {'on' if LOWPOLY.sampler.refine_depth else 'off'}]",
+        show_default="on" if LOWPOLY.sampler.refine_depth else "off",
+        help="Estimate the depth again from the finished image.",
     ),
 ]
 
@@ -129,7 +137,8 @@ FovX = Annotated[
         "--fov-x",
         metavar="DEGREES",
         rich_help_panel=_CAMERA,
-        help=f"Horizontal field of view. [default: {FOV_X:g}, or a photograph's EXIF focal length]",
+        show_default=f"a photograph's EXIF focal length, else {FOV_X:g}",
+        help="Horizontal field of view.",
     ),
 ]
 FovY = Annotated[
@@ -153,17 +162,24 @@ EdgeRtol = Annotated[
         "--edge-rtol",
         metavar="X",
         rich_help_panel=_CLOUD,
-        help=f"Leave out pixels where depth jumps by more than this ratio; 0 keeps all. [default: {EDGE_RTOL}]",
+        show_default=str(EDGE_RTOL),
+        help="Leave out pixels where depth jumps by more than this ratio; 0 keeps all.",
     ),
 ]
 Sor = Annotated[
     bool | None,
-    typer.Option("--sor/--no-sor", rich_help_panel=_CLOUD, help="Remove statistical outliers. [default: off]"),
+    typer.Option(
+        "--sor/--no-sor", rich_help_panel=_CLOUD, show_default="off", help="Remove statistical outliers."
+    ),
 ]
 MaxPoints = Annotated[
     int | None,
     typer.Option(
-        "--max-points", metavar="N", rich_help_panel=_CLOUD, help=f"At most so many. [default: {MAX_POINTS}]"
+        "--max-points",
+        metavar="N",
+        rich_help_panel=_CLOUD,
+        show_default=str(MAX_POINTS),
+        help="At most so many.",
     ),
 ]
 
@@ -180,13 +196,16 @@ TextEncoderSource = Annotated[
         "--text-encoder",
         metavar="FOLDER|HUB_ID",
         rich_help_panel=_MODEL,
-        help="Weights of the text encoder. [default: what the model was trained with]",
+        show_default="what the model was trained with",
+        help="Weights of the text encoder.",
     ),
 ]
 Device = Annotated[
     str,
     typer.Option(
-        metavar="auto|cpu|cuda|cuda:N|mps", rich_help_panel=_MODEL, help="Where to compute; auto: the fastest."
+        metavar="auto|cpu|cuda|cuda:N|mps",
+        rich_help_panel=_MODEL,
+        help="Where to compute; auto: the fastest.",
     ),
 ]
 Dtype = Annotated[
@@ -194,7 +213,8 @@ Dtype = Annotated[
     typer.Option(
         metavar="auto|float32|bfloat16",
         rich_help_panel=_MODEL,
-        help="Number format of the transformer's body. [default: auto, by device]",
+        show_default="float32 on the CPU, else bfloat16",
+        help="Number format of the transformer's body.",
     ),
 ]
 Compile = Annotated[

@@ -67,7 +67,7 @@ def progress() -> Progress:
 class Session:
     """One run of a mode from the loaded inputs to the summary.
 
-    It loads the pipeline, shows progress, saves each result as soon as it is there, and keeps the stage times.
+    It loads the pipeline, shows progress, saves each result as soon as it is there, keeps the times.
     """
 
     def __init__(self, out: Path, cloud: Mapping[str, Any]) -> None:

@@ -14,10 +14,12 @@ def train(
     ],
     assignments: Annotated[
         list[str] | None,
-        typer.Argument(metavar="[KEY=VALUE]...", help="Change a setting, for example steps=100 optim.lr=1e-4."),
+        typer.Argument(
+            metavar="[KEY=VALUE]...", help="Change a setting, for example steps=100 optim.lr=1e-4."
+        ),
     ] = None,
     out: Annotated[
-        str, typer.Option("--out", "-o", metavar="FOLDER", help="The run. [default: runs/RECIPE]")
+        str, typer.Option("--out", "-o", metavar="FOLDER", help="The run.", show_default="runs/RECIPE")
     ] = "",
     resume: Annotated[bool, typer.Option("--resume", help="Go on where the run in FOLDER stopped.")] = False,
 ) -> None:

@@ -100,8 +100,3 @@ def fill_missing(tokens: Tensor, valid: Tensor, noise: Tensor) -> Tensor:
 def decode_depth(tokens: Tensor, rows: int, cols: int, patch: int = 16) -> Tensor:
     """Tokens (B, N, patch^2) to relative depth (B, H, W) float32, positive and finite."""
     return expand(unpatchify(tokens.float(), rows, cols, patch))
-
-
-def decode_finite(tokens: Tensor, rows: int, cols: int, patch: int, far_threshold: float) -> Tensor:
-    """Where decoded tokens mean a surface and not "at infinity": (B, H, W) bool (models with sky="far")."""
-    return unpatchify(tokens.float(), rows, cols, patch) < far_threshold

@@ -39,7 +39,12 @@ class PointCloud:
 
 
 def point_cloud(
-    rgbd: RGBD, *, edge_rtol: float | None = None, sor: bool | None = None, max_points: int | None = None
+    rgbd: RGBD,
+    *,
+    edge_rtol: float | None = None,
+    sor: bool | None = None,
+    max_points: int | None = None,
+    hole_edges: bool = True,
 ) -> PointCloud:
     """The valid pixels as coloured points, row by row.
 
@@ -49,6 +54,8 @@ def point_cloud(
         sor: drop statistical outliers (see :func:`outlier_mask`); slow from a million points. None: ``SOR``.
         max_points: keep a random subset of this size, the same one every time (its order is random
             too). None: ``MAX_POINTS``.
+        hole_edges: whether pixels beside an invalid one count as edges. Right for a model's output, where
+            invalid means sky; wrong for sensor depth, where small holes would take all points with them.
 
     Raises:
         UserError: sizes that differ, an option out of range, or no point is left (the message says why).
@@ -71,7 +78,8 @@ def point_cloud(
         raise UserError("the point cloud is empty: no pixel has a valid depth")
     keep = valid
     if edge_rtol > 0:
-        keep = valid & ~edge_mask(np.where(valid, rgbd.depth, 0.0), edge_rtol)
+        depth = np.where(valid, rgbd.depth, 0.0)
+        keep = valid & ~edge_mask(depth, edge_rtol, valid=None if hole_edges else valid)
         if not keep.any():
             raise UserError(
                 f"the point cloud is empty: all {int(valid.sum())} valid pixels lie on depth edges"

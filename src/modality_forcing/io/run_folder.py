@@ -26,6 +26,7 @@ def save_run(
     edge_rtol: float | None = None,
     sor: bool | None = None,
     max_points: int | None = None,
+    hole_edges: bool = True,
 ) -> Path:
     """Write a run folder, all or nothing.
 
@@ -38,7 +39,7 @@ def save_run(
         rgbd: the result.
         folder: where to; missing or empty. When it is taken, ``folder-2``, ``folder-3``, ... is used: an
             older result is never overwritten.
-        edge_rtol, sor, max_points: see ``geometry.cloud.point_cloud``.
+        edge_rtol, sor, max_points, hole_edges: see ``geometry.cloud.point_cloud``.
 
     Returns:
         The folder that was made.
@@ -66,6 +67,7 @@ def save_run(
             "edge_rtol": EDGE_RTOL if edge_rtol is None else edge_rtol,
             "sor": SOR if sor is None else sor,
             "max_points": MAX_POINTS if max_points is None else max_points,
+            "hole_edges": hole_edges,
         }
         try:
             cloud = point_cloud(rgbd, **options)

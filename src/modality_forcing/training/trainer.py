@@ -18,7 +18,7 @@ from modality_forcing.config import TrainConfig, from_dict, to_dict
 from modality_forcing.errors import UserError
 from modality_forcing.model.autoencoder import Autoencoder
 from modality_forcing.model.transformer import Transformer
-from modality_forcing.model.warm_start import initialise, warm_start
+from modality_forcing.model.warm_start import initialise, initialise_autoencoder, warm_start
 from modality_forcing.training import state
 from modality_forcing.training.data import CacheLoader
 from modality_forcing.training.optim import EMA, learning_rate, make_optimizers
@@ -69,6 +69,7 @@ class Trainer:
             with torch.random.fork_rng():
                 torch.manual_seed(config.seed)
                 model = Autoencoder(config.model.autoencoder)
+            initialise_autoencoder(model)
             return model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.autoencoder = load_autoencoder(Path(config.autoencoder), config)
         self.autoencoder.eval().requires_grad_(False).to(memory_format=torch.channels_last)  # type: ignore

@@ -1,0 +1,54 @@
+"""What several test folders share: a tiny model on disk and pictures to feed it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+
+@pytest.fixture(scope="session")
+def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A model folder in our layout: preset "tiny", random weights, the same every time."""
+    import torch
+
+    from modality_forcing.checkpoint.writing import save_model
+    from modality_forcing.model.autoencoder import Autoencoder
+    from modality_forcing.model.transformer import Transformer
+    from modality_forcing.presets import TINY
+
+    with torch.device("meta"):
+        states = {
+            "transformer": Transformer(TINY.transformer).state_dict(),
+            "autoencoder": Autoencoder(TINY.autoencoder).state_dict(),
+        }
+    generator = torch.Generator().manual_seed(0)
+
+    def fill(name: str, meta: torch.Tensor) -> torch.Tensor:
+        if not meta.is_floating_point():
+            return torch.zeros(meta.shape, dtype=meta.dtype)
+        if meta.ndim < 2:  # norms and statistics: around 1 is plausible for all of them, biases included
+            return torch.ones(meta.shape, dtype=meta.dtype)
+        fan_in = meta[0].numel()
+        return torch.randn(meta.shape, generator=generator) * fan_in**-0.5
+
+    filled = {
+        part: {name: fill(name, tensor) for name, tensor in state.items()} for part, state in states.items()
+    }
+    return save_model(tmp_path_factory.mktemp("models") / "tiny", TINY, **filled)
+
+
+@pytest.fixture(scope="session")
+def picture() -> np.ndarray:
+    """uint8 (48, 64, 3): a gradient with a bright square, wider than high so that a turn shows."""
+    rows, columns = np.mgrid[0:48, 0:64]
+    image = np.stack([columns * 4, rows * 5, 255 - columns * 3], axis=-1).astype(np.uint8)
+    image[8:16, 8:16] = (250, 240, 30)
+    return image
+
+
+@pytest.fixture(scope="session")
+def ramp() -> np.ndarray:
+    """float32 (48, 64): depth from 1 to 4, a floor seen from above."""
+    return np.repeat(np.linspace(4.0, 1.0, 48, dtype=np.float32)[:, None], 64, axis=1)
