@@ -1,4 +1,4 @@
-"""Whole trajectories of the released sampler: every task, with and without guidance, both prediction kinds."""
+"""Whole trajectories of the released sampler: every task, with and without guidance, both kinds of head."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
-from modality_forcing.config import FlowConfig
 from modality_forcing.codecs.positions import depth_ids, image_ids, text_ids
+from modality_forcing.config import FlowConfig
 from modality_forcing.flow.guidance import guided
 from modality_forcing.flow.sampler import Step, sample
 from modality_forcing.flow.schedule import (

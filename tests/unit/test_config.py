@@ -44,7 +44,9 @@ def test_a_training_configuration_survives_json():
 
 
 def test_missing_keys_take_their_defaults():
-    config = from_dict(ModelConfig, {"transformer": {"hidden": 64, "num_heads": 2, "rope_axes": [8, 8, 8, 8]}})
+    config = from_dict(
+        ModelConfig, {"transformer": {"hidden": 64, "num_heads": 2, "rope_axes": [8, 8, 8, 8]}}
+    )
     assert config.transformer.num_single_blocks == TransformerConfig().num_single_blocks
     assert config.sampler == SamplerConfig()
 

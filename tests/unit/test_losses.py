@@ -100,9 +100,7 @@ def test_the_gradient_flows_where_it_counts_and_only_there(loss):
 def test_parts_of_a_batch_add_up(loss):
     prediction, target, t, mask = case()
     whole = loss(prediction, target, t, mask)
-    parts = [
-        loss(prediction[i:j], target[i:j], t[i:j], mask[i:j]) for i, j in ((0, 1), (1, 3))
-    ]
+    parts = [loss(prediction[i:j], target[i:j], t[i:j], mask[i:j]) for i, j in ((0, 1), (1, 3))]
     for index in (0, 1):
         torch.testing.assert_close(sum(part[index] for part in parts), whole[index])
     assert whole[1].item() == mask.sum().item()

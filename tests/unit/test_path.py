@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import pytest
 import torch
 
@@ -93,12 +95,12 @@ def test_euler_converges_to_the_known_solution(kind):
     def end(steps: int) -> torch.Tensor:
         x = x1
         nodes = torch.linspace(1, 0, steps + 1, dtype=torch.float64).tolist()
-        for t, s in zip(nodes[:-1], nodes[1:], strict=True):
+        for t, s in pairwise(nodes):
             clean = c**2 * (1 - t) * x / ((1 - t) ** 2 * c**2 + t**2)
             x = euler_step(x, clean if kind == "x0" else (x - clean) / t, kind, t, s)
         return x
 
     errors = [(end(steps) - c * x1).abs().max().item() for steps in (64, 128, 256)]
     assert errors[2] < 0.01
-    for coarse, fine in zip(errors[:-1], errors[1:], strict=True):
+    for coarse, fine in pairwise(errors):
         assert 1.8 < coarse / fine < 2.2

@@ -1,4 +1,4 @@
-"""The one sampler: lands on the clean tokens whatever the schedule, reports and accepts states, keeps items apart."""
+"""The one sampler: lands on the clean tokens whatever the schedule; reports and accepts states."""
 
 from __future__ import annotations
 
@@ -35,9 +35,7 @@ def tokens(seed: int = 0) -> tuple[PerModality[Tensor], PerModality[Tensor]]:
 def perfect(clean: PerModality[Tensor], noise: PerModality[Tensor], flow: FlowConfig):
     """A predictor that knows the truth."""
     answers = {
-        "velocity": PerModality(
-            rgb=velocity(clean.rgb, noise.rgb), depth=velocity(clean.depth, noise.depth)
-        ),
+        "velocity": PerModality(rgb=velocity(clean.rgb, noise.rgb), depth=velocity(clean.depth, noise.depth)),
         "x0": clean,
     }
     return lambda x, t: PerModality(
@@ -74,9 +72,7 @@ def test_every_state_lies_on_the_path(rgb_kind, depth_kind):
                 getattr(clean, name), getattr(noise, name), torch.full((2,), getattr(after, name))
             )
             torch.testing.assert_close(getattr(step.x, name), expected, atol=3e-6, rtol=0)
-            torch.testing.assert_close(
-                getattr(step.clean, name), getattr(clean, name), atol=3e-6, rtol=0
-            )
+            torch.testing.assert_close(getattr(step.clean, name), getattr(clean, name), atol=3e-6, rtol=0)
 
 
 @pytest.mark.parametrize(

@@ -64,7 +64,7 @@ def test_what_a_batch_holds(loader):
         assert batch.captions[item].startswith(f"sample {index}")
         finite = batch.depth[item][torch.isfinite(batch.depth[item])]
         assert finite.min() == pytest.approx(2.0 + index + 0.05 * SIZE / 4, abs=1e-4)
-    assert -1.0 <= batch.images.min()
+    assert batch.images.min() >= -1.0
     assert batch.images.max() == 1.0  # the bar is 255
 
 

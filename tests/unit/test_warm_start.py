@@ -74,7 +74,12 @@ def test_the_depth_stream_is_a_clone_of_the_image_stream(grown, backbone):
 def test_exactly_the_depth_parts_without_a_twin_are_fresh(grown):
     model, report = grown
     embedders = ("time_in_depth", "time_in_depth_to_img", "time_in_rgb_to_depth")
-    expected = {"depth_in.weight", "cross_alpha_img", "cross_alpha_depth", "depth_decoder_modulation.lin.weight"}
+    expected = {
+        "depth_in.weight",
+        "cross_alpha_img",
+        "cross_alpha_depth",
+        "depth_decoder_modulation.lin.weight",
+    }
     expected |= {f"{name}.{layer}.weight" for name in embedders for layer in ("in_layer", "out_layer")}
     expected |= {"depth_final_layer.linear.weight", "depth_final_layer.adaLN_modulation.1.weight"}
     expected |= {name for name in model.state_dict() if name.startswith("depth_decoder_blocks.")}
