@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
+
+# One thread each: the suite runs its files in parallel, and two thread pools on two cores wait for each other.
+os.environ["OMP_NUM_THREADS"] = "1"
 
 import numpy as np
 import pytest

@@ -315,7 +315,7 @@ def test_hub_failures_are_one_line(monkeypatch):
     response = type("Response", (), {"headers": {}, "request": None, "status_code": 404})()
     cases = [
         (ConnectionError("no route\nto host"), "could not be fetched.*no route$"),
-        (errors.LocalEntryNotFoundError("offline"), "could not be fetched"),
+        (errors.LocalEntryNotFoundError("offline"), "out of reach"),
         (errors.RepositoryNotFoundError("gone", response=response), "no public repository"),
         (errors.GatedRepoError("gated", response=response), "asks for consent"),
         (errors.RevisionNotFoundError("rev", response=response), "no revision main2"),

@@ -9,7 +9,6 @@ from modality_forcing.codecs.depth import (
     MAX_CONTRACTED,
     contract,
     decode_depth,
-    decode_finite,
     encode_depth,
     expand,
     fill_missing,
@@ -17,7 +16,6 @@ from modality_forcing.codecs.depth import (
     unit_mean,
     unpatchify,
 )
-from modality_forcing.config import DepthConfig
 
 BAD = [float("nan"), float("inf"), float("-inf"), 0.0, -3.0]
 
@@ -71,7 +69,6 @@ def test_all_sky():
     assert (tokens == 2.0).all()
     assert valid.all()
     assert mean.item() == 1.0
-    assert not decode_finite(tokens, 1, 1, 16, DepthConfig().far_threshold).any()
 
 
 def test_the_mean_is_one_and_scale_is_lost():
@@ -161,9 +158,10 @@ def test_sky_is_far_and_decodes_as_such():
     tokens, valid, mean = encode_depth(depth, sky="far")
     assert valid.all()
     assert mean.item() == pytest.approx(depth[0, 10:].mean().item(), rel=1e-6)
-    finite = decode_finite(tokens, 2, 2, 16, DepthConfig().far_threshold)
-    assert not finite[0, :10].any()
-    assert torch.equal(finite[0, 10:], (depth[0, 10:] / mean) < 1 / (2 - DepthConfig().far_threshold))
+    decoded = unpatchify(tokens, 2, 2)
+    assert (decoded[0, :10] == 2.0).all()  # the limit of the contraction, beyond every surface
+    assert decoded[0, 10:].max() < 2.0
+    torch.testing.assert_close(decoded[0, 10:], contract(depth[0, 10:] / mean), atol=1e-6, rtol=0)
     _, missing, _ = encode_depth(depth, sky="missing")
     assert not unpatchify(missing.float(), 2, 2)[0, :10].any()
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from fnmatch import fnmatch
 from pathlib import Path
 
 import pytest
@@ -96,7 +97,22 @@ def reference(folder: Path, model, prompts: list[str], max_tokens: int) -> torch
     return torch.cat([states[k] for k in LAYERS], dim=-1)
 
 
-def make(folder: Path, **options) -> Qwen3TextEncoder:
+def write_two_shards(target: Path, folder: Path, model) -> None:
+    """The model in ``folder`` as two shards, of which the second holds nothing that is needed."""
+    state = {k: v for k, v in model.state_dict().items() if k != "lm_head.weight"}
+    needless = ("model.layers.3.", "model.layers.4.", "model.norm.")
+    shards = {
+        name: f"model-0000{2 if name.startswith(needless) else 1}-of-00002.safetensors" for name in state
+    }
+    for shard in set(shards.values()):
+        save_weights(target / shard, {name: state[name] for name in state if shards[name] == shard})
+    (target / "model.safetensors.index.json").write_text(json.dumps({"weight_map": shards}))
+    for file in folder.iterdir():
+        if file.suffix in (".json", ".jinja"):
+            (target / file.name).write_bytes(file.read_bytes())
+
+
+def make(folder: Path | str, **options) -> Qwen3TextEncoder:
     return Qwen3TextEncoder(folder, **{"max_tokens": 24, "dtype": torch.float32, "layers": LAYERS, **options})
 
 
@@ -128,19 +144,32 @@ def test_last_state_is_not_normalised(full_model):
 
 def test_shards_without_needed_tensors_may_be_absent(full_model, tmp_path):
     folder, model = full_model
-    state = {k: v for k, v in model.state_dict().items() if k != "lm_head.weight"}
-    upper = {
-        k: v for k, v in state.items() if k.startswith(("model.layers.3.", "model.layers.4.", "model.norm."))
-    }
-    lower = {k: v for k, v in state.items() if k not in upper}
-    save_weights(tmp_path / "model-00001-of-00002.safetensors", lower)
-    index = {name: f"model-0000{1 if name in lower else 2}-of-00002.safetensors" for name in state}
-    (tmp_path / "model.safetensors.index.json").write_text(json.dumps({"weight_map": index}))
-    for file in folder.iterdir():
-        if file.suffix == ".json" or file.suffix == ".jinja":
-            (tmp_path / file.name).write_bytes(file.read_bytes())
+    write_two_shards(tmp_path, folder, model)
+    (tmp_path / "model-00002-of-00002.safetensors").unlink()
     assert torch.equal(make(tmp_path).encode(PROMPTS), make(folder).encode(PROMPTS))
     assert make(tmp_path).fingerprint == make(folder).fingerprint
+
+
+def test_only_needed_shards_are_downloaded(full_model, tmp_path, monkeypatch):
+    folder, model = full_model
+    repository, cache = tmp_path / "repository", tmp_path / "cache"
+    repository.mkdir()
+    write_two_shards(repository, folder, model)
+    upper = repository / "model-00002-of-00002.safetensors"
+    upper.write_bytes(b"not needed")
+
+    def download(_repo, revision=None, allow_patterns=()):
+        cache.mkdir(exist_ok=True)
+        for file in repository.iterdir():
+            if any(fnmatch(file.name, pattern) for pattern in allow_patterns):
+                (cache / file.name).write_bytes(file.read_bytes())
+        return str(cache)
+
+    monkeypatch.setattr("huggingface_hub.snapshot_download", download)
+    encoder = make("owner/qwen3")
+    assert not list(cache.glob("*.safetensors"))
+    assert torch.equal(encoder.encode(PROMPTS), make(folder).encode(PROMPTS))
+    assert [file.name for file in cache.glob("*.safetensors")] == ["model-00001-of-00002.safetensors"]
 
 
 def test_pipeline_folder(full_model, tmp_path):
@@ -197,6 +226,9 @@ def test_wrong_sources(full_model, tmp_path):
         '{"model_type": "llama", "hidden_size": 8, "num_hidden_layers": 40}'
     )
     with pytest.raises(UserError, match="llama"):
+        Qwen3TextEncoder(tmp_path)
+    (tmp_path / "config.json").write_text('{"model_type": "qwen3", "num_hidden_layers": 40}')
+    with pytest.raises(UserError, match="hidden_size"):
         Qwen3TextEncoder(tmp_path)
     with pytest.raises(UserError, match="5 layers"):
         Qwen3TextEncoder(full_model[0])

@@ -205,9 +205,10 @@ def test_a_crash_while_saving_leaves_the_older_checkpoint(survived, configs, tmp
         if len(calls) > survived:
             raise Crash
 
-    with monkeypatch.context() as patch, pytest.raises(Crash):
+    with monkeypatch.context() as patch:
         patch.setattr(state, "save_file", dying)
-        trainer.save()
+        with pytest.raises(Crash):
+            trainer.save()
     assert state.list_steps(tmp_path) == [1]
     assert Trainer(configs["autoencoder"], tmp_path, resume=True).step == 1
     trainer.save()
@@ -228,9 +229,10 @@ def test_a_crash_while_dropping_an_old_checkpoint_leaves_no_half_one(configs, tm
     trainer.train_step()
     trainer.save()
     trainer.train_step()
-    with monkeypatch.context() as patch, pytest.raises(Crash):
+    with monkeypatch.context() as patch:
         patch.setattr(shutil, "rmtree", dying_rmtree)
-        trainer.save()
+        with pytest.raises(Crash):
+            trainer.save()
     assert all(whole(tmp_path / "checkpoints" / f"step_{step:08d}") for step in state.list_steps(tmp_path))
     assert Trainer(configs["autoencoder"], tmp_path, resume=True).step == 2
 

@@ -34,7 +34,12 @@ def fetch(source: str | Path, patterns: Sequence[str], revision: str | None = No
         raise UserError(f"{source} does not exist")
     # Imported here: it takes a noticeable part of a second, and local models never need it.
     from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import GatedRepoError, RepositoryNotFoundError, RevisionNotFoundError
+    from huggingface_hub.errors import (
+        GatedRepoError,
+        LocalEntryNotFoundError,
+        RepositoryNotFoundError,
+        RevisionNotFoundError,
+    )
 
     try:
         return Path(snapshot_download(str(source), revision=revision, allow_patterns=list(patterns)))
@@ -47,6 +52,10 @@ def fetch(source: str | Path, patterns: Sequence[str], revision: str | None = No
     except RepositoryNotFoundError:
         raise UserError(
             f"{source} is no path here, and the Hugging Face Hub has no public repository of that name"
+        ) from None
+    except LocalEntryNotFoundError:
+        raise UserError(
+            f"{source} is no path here, was not downloaded before, and the Hugging Face Hub is out of reach"
         ) from None
     except Exception as error:  # whatever the network stack below raises, the user needs one line
         reason = str(error).strip().split("\n")[0][:160] or type(error).__name__

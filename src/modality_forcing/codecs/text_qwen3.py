@@ -84,6 +84,8 @@ class Qwen3TextEncoder:
         kind = config.get("model_type") if isinstance(config, dict) else None
         if kind != "qwen3":
             raise UserError(f"{path} describes a model of type {kind!r}; a Qwen3 model is needed")
+        if not isinstance(config.get("hidden_size"), int):
+            raise UserError(f"{path} does not say hidden_size")
         depth, last = config.get("num_hidden_layers", 0), max(self.layers)
         if depth < last:
             raise UserError(f"{path} describes {depth} layers; the state after layer {last} is needed")

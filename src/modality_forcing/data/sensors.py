@@ -10,15 +10,21 @@ import numpy as np
 from modality_forcing.errors import UserError
 
 
-def _random(depth: np.ndarray, rgb: np.ndarray, rng: np.random.Generator, fraction: float | None) -> np.ndarray:
+def _random(
+    depth: np.ndarray, rgb: np.ndarray, rng: np.random.Generator, fraction: float | None
+) -> np.ndarray:
     share = fraction if fraction is not None else math.exp(rng.uniform(math.log(0.002), math.log(0.05)))
     return rng.random(depth.shape) < share
 
 
-def _lidar(depth: np.ndarray, rgb: np.ndarray, rng: np.random.Generator, fraction: float | None) -> np.ndarray:
+def _lidar(
+    depth: np.ndarray, rgb: np.ndarray, rng: np.random.Generator, fraction: float | None
+) -> np.ndarray:
     """Horizontal scan lines; far and dark points drop out more often."""
     h = depth.shape[0]
-    lines = max(2, round(h * fraction / 0.5)) if fraction is not None else int(rng.integers(h // 16, h // 5 + 2))
+    lines = (
+        max(2, round(h * fraction / 0.5)) if fraction is not None else int(rng.integers(h // 16, h // 5 + 2))
+    )
     rows = np.unique(np.clip(np.linspace(0.15 * h, h - 1, lines) + rng.uniform(-1, 1), 0, h - 1).astype(int))
     out = np.zeros(depth.shape, bool)
     out[rows] = True
@@ -28,7 +34,9 @@ def _lidar(depth: np.ndarray, rgb: np.ndarray, rng: np.random.Generator, fractio
     return out & columns[None] & (rng.random(depth.shape) < keep)
 
 
-def _keypoints(depth: np.ndarray, rgb: np.ndarray, rng: np.random.Generator, fraction: float | None) -> np.ndarray:
+def _keypoints(
+    depth: np.ndarray, rgb: np.ndarray, rng: np.random.Generator, fraction: float | None
+) -> np.ndarray:
     """Points drawn where the picture has strong gradients, as a feature matcher finds them."""
     grey = rgb.astype(np.float64).mean(-1)
     gy, gx = np.gradient(grey)

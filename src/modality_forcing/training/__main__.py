@@ -16,7 +16,7 @@ def main(arguments: list[str]) -> None:
     config = override(read_config(Path(config_path)), assignments)
     trainer = Trainer(config, Path(run), resume=resume)
     trainer.run(lambda row: print(" ".join(f"{k} {v:.4g}" for k, v in row.items()), flush=True))
-    if config.stage == "autoencoder":
+    if config.stage == "autoencoder" and trainer.step >= config.steps:
         finish_autoencoder(config, Path(run))
 
 

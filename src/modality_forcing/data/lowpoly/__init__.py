@@ -10,18 +10,20 @@ if TYPE_CHECKING:
     from modality_forcing.types import Sample
 
 PLACES = (
-    "kitchen", "living room", "bedroom", "bathroom", "office", "library", "street", "park", "forest", "desert",
-    "mountains", "village", "castle", "beach", "harbour",
+    "kitchen", "living room", "bedroom", "bathroom", "office", "library", "street", "park", "forest",
+    "desert", "mountains", "village", "castle", "beach", "harbour",
 )  # fmt: skip
 OBJECTS = (
-    "table", "desk", "chair", "sofa", "armchair", "cushion", "bed", "nightstand", "wardrobe", "floor lamp", "lamp",
-    "hanging lamp", "bookshelf", "cabinet", "fridge", "stove", "pot", "kettle", "sink", "mirror", "bathtub", "toilet",
-    "rug", "picture", "plant", "vase", "computer", "window", "ball", "box", "cone", "cylinder", "pyramid", "pine tree",
-    "tree", "bush", "rock", "palm tree", "cactus", "house", "building", "church", "tower", "castle", "car", "bench",
-    "street lamp", "boat", "sailboat", "umbrella", "towel", "fence", "lighthouse", "mountain", "lake",
+    "table", "desk", "chair", "sofa", "armchair", "cushion", "bed", "nightstand", "wardrobe",
+    "floor lamp", "lamp", "hanging lamp", "bookshelf", "cabinet", "fridge", "stove", "pot", "kettle",
+    "sink", "mirror", "bathtub", "toilet", "rug", "picture", "plant", "vase", "computer", "window",
+    "ball", "box", "cone", "cylinder", "pyramid", "pine tree", "tree", "bush", "rock", "palm tree",
+    "cactus", "house", "building", "church", "tower", "castle", "car", "bench", "street lamp", "boat",
+    "sailboat", "umbrella", "towel", "fence", "lighthouse", "mountain", "lake",
 )  # fmt: skip
 COLOUR_NAMES = (
-    "red", "orange", "yellow", "green", "teal", "blue", "purple", "pink", "white", "black", "grey", "brown", "beige",
+    "red", "orange", "yellow", "green", "teal", "blue", "purple", "pink", "white", "black", "grey",
+    "brown", "beige",
 )  # fmt: skip
 
 _SPAN = 1 << 40
@@ -59,7 +61,13 @@ def make_sample(
     texts = captions(scene, picture.object_ids, np.random.default_rng([21, seed]))
     counts = np.bincount(picture.object_ids.ravel(), minlength=len(scene.objects) + 1)
     things = [
-        {"id": t.id, "name": t.name, "looks": list(t.looks), "position": list(t.position), "pixels": int(counts[t.id])}
+        {
+            "id": t.id,
+            "name": t.name,
+            "looks": list(t.looks),
+            "position": list(t.position),
+            "pixels": int(counts[t.id]),
+        }
         for t in scene.objects
         if counts[t.id]
     ]

@@ -38,8 +38,16 @@ def _build_chunk(folder: str, split: str, start: int, count: int, size: int, num
         sample = make_sample(split_seed(split, start + i), size, size)
         camera = sample.camera
         rgb[i], depth[i], k[i] = sample.rgb, sample.depth, (camera.fx, camera.fy, camera.cx, camera.cy)
-        lines.append(json.dumps({"seed": sample.seed, "place": sample.meta["place"], "light": sample.meta["light"],
-                                 "captions": list(sample.captions)}))  # fmt: skip
+        lines.append(
+            json.dumps(
+                {
+                    "seed": sample.seed,
+                    "place": sample.meta["place"],
+                    "light": sample.meta["light"],
+                    "captions": list(sample.captions),
+                }
+            )
+        )
     np.save(aside / "rgb.npy", rgb)
     np.save(aside / "depth.npy", depth)
     np.save(aside / "K.npy", k)
@@ -90,12 +98,15 @@ def build_cache(
                 progress(done, count)
             else:
                 rate = made / (time.monotonic() - began)
-                print(f"{done}/{count} samples, {rate:.1f} per second, {(count - done) / rate:.0f} s left", flush=True)
+                print(
+                    f"{done}/{count} samples, {rate:.1f} per second, {(count - done) / rate:.0f} s left",
+                    flush=True,
+                )
 
 
 @dataclass
 class Cache:
-    """The finished chunks of a cache, memory-mapped; ``chunks`` hold (rgb, depth, K) and one record per sample."""
+    """The finished chunks of a cache, memory-mapped: (rgb, depth, K) each, and one record per sample."""
 
     chunks: list[tuple[np.ndarray, np.ndarray, np.ndarray]]
     records: list[dict]
@@ -132,5 +143,7 @@ def open_cache(folder: str | Path) -> Cache:
     for path in paths:
         starts.append(len(records))
         chunks.append(tuple(np.load(path / f"{name}.npy", mmap_mode="r") for name in ("rgb", "depth", "K")))
-        records += [json.loads(line) for line in (path / "samples.jsonl").read_text(encoding="utf-8").splitlines()]
+        records += [
+            json.loads(line) for line in (path / "samples.jsonl").read_text(encoding="utf-8").splitlines()
+        ]
     return Cache(chunks, records, np.array(starts))

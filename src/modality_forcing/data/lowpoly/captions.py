@@ -13,16 +13,43 @@ PLACE_NAMES = {
     "desert": ("desert",), "mountains": ("mountain landscape", "mountain valley"), "village": ("village",),
     "castle": ("castle",), "beach": ("beach",), "harbour": ("harbour",),
 }  # fmt: skip
-INDOOR = {"sun": ("sunlit", "sunny", "bright"), "morning": ("warm, sunlit", "sunny"), "grey": ("softly lit", "calm"),
-          "evening": ("cozy, lamp-lit", "cozy"), "night": ("dim, lamp-lit", "cozy, lamp-lit")}  # fmt: skip
-INDOOR_AFTER = {"sun": ("in sunlight", "on a sunny day"), "morning": ("in the morning sun", "in the morning"),
-                "grey": ("in soft daylight", "on a cloudy day"), "evening": ("in the evening",), "night": ("at night",)}  # fmt: skip
-OUTDOOR = {"sun": ("sunny", "bright"), "golden": ("golden", "warm"), "dusk": ("quiet",), "night": ("dark", "quiet"),
-           "mist": ("misty", "foggy"), "grey": ("cloudy", "grey")}  # fmt: skip
-OUTDOOR_AFTER = {"sun": ("on a sunny day", "under a blue sky", "in sunlight"), "golden": ("at sunset", "in golden light"),
-                 "dusk": ("at dusk", "at twilight"), "night": ("at night",), "mist": ("in the mist", "in fog"),
-                 "grey": ("on a cloudy day", "under a grey sky")}  # fmt: skip
-_PLURALS = {"bench": "benches", "bush": "bushes", "bookshelf": "bookshelves", "box": "boxes", "cactus": "cacti"}
+INDOOR = {
+    "sun": ("sunlit", "sunny", "bright"),
+    "morning": ("warm, sunlit", "sunny"),
+    "grey": ("softly lit", "calm"),
+    "evening": ("cozy, lamp-lit", "cozy"),
+    "night": ("dim, lamp-lit", "cozy, lamp-lit"),
+}
+INDOOR_AFTER = {
+    "sun": ("in sunlight", "on a sunny day"),
+    "morning": ("in the morning sun", "in the morning"),
+    "grey": ("in soft daylight", "on a cloudy day"),
+    "evening": ("in the evening",),
+    "night": ("at night",),
+}
+OUTDOOR = {
+    "sun": ("sunny", "bright"),
+    "golden": ("golden", "warm"),
+    "dusk": ("quiet",),
+    "night": ("dark", "quiet"),
+    "mist": ("misty", "foggy"),
+    "grey": ("cloudy", "grey"),
+}
+OUTDOOR_AFTER = {
+    "sun": ("on a sunny day", "under a blue sky", "in sunlight"),
+    "golden": ("at sunset", "in golden light"),
+    "dusk": ("at dusk", "at twilight"),
+    "night": ("at night",),
+    "mist": ("in the mist", "in fog"),
+    "grey": ("on a cloudy day", "under a grey sky"),
+}
+_PLURALS = {
+    "bench": "benches",
+    "bush": "bushes",
+    "bookshelf": "bookshelves",
+    "box": "boxes",
+    "cactus": "cacti",
+}
 MAX_WORDS = 25
 _NUMBERS = {2: "two", 3: "three"}
 
@@ -40,7 +67,11 @@ def _phrase(members: list[SceneObject], rng: np.random.Generator) -> str:
         return article(f"{adjective} {first.name}".strip())
     plural = _PLURALS.get(first.name, first.name + "s")
     count = _NUMBERS.get(len(members), "many" if len(members) > 5 else "several")
-    if len(looks) > 1 and first.name in ("house", "building", "chair", "car", "umbrella", "boat") and rng.random() < 0.6:
+    if (
+        len(looks) > 1
+        and first.name in ("house", "building", "chair", "car", "umbrella", "boat")
+        and rng.random() < 0.6
+    ):
         adjective = "colourful"
     if first.name in ("cabinet", "window", "picture") or (rng.random() < 0.4 and len(members) > 2):
         count = ""

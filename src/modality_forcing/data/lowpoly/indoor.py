@@ -25,7 +25,9 @@ class Room:
     night: bool
 
 
-def _wall(b: Builder, along: str, at: float, lo: float, hi: float, h: float, m: Material, holes) -> None:
+def _wall(
+    b: Builder, along: str, at: float, lo: float, hi: float, h: float, m: Material, holes: float
+) -> None:
     def slab(u0: float, u1: float, z0: float, z1: float) -> None:
         if u1 - u0 < 1e-6 or z1 - z0 < 1e-6:
             return
@@ -51,8 +53,21 @@ def _wall(b: Builder, along: str, at: float, lo: float, hi: float, h: float, m: 
     slab(u, hi, 0, h)
 
 
-def room(b: Builder, *, walls: tuple[str, ...], floor: Material, back=(), side=(), half=None, depth=None, h=2.6,
-         wall: Material | None = None, fov=(62, 84), eye=(1.25, 1.65), aim=0.95) -> Room:  # fmt: skip
+def room(
+    b: Builder,
+    *,
+    walls: tuple[str, ...],
+    floor: Material,
+    back: tuple[tuple[float, float, float, float], ...] = (),
+    side: tuple[tuple[float, float, float, float], ...] = (),
+    half: float | None = None,
+    depth: float | None = None,
+    h: float = 2.6,
+    wall: Material | None = None,
+    fov: tuple[float, float] = (62, 84),
+    eye: tuple[float, float] = (1.25, 1.65),
+    aim: float = 0.95,
+) -> Room:
     """Walls with window holes, light, camera. ``back`` and ``side`` are (centre share, width, z0, z1)."""
     w, d = half or b.u(1.9, 2.5), depth or b.u(3.9, 4.8)
     mood = b.pick(("sun", "sun", "sun", "morning", "grey", "evening", "night"))
@@ -107,11 +122,17 @@ def room(b: Builder, *, walls: tuple[str, ...], floor: Material, back=(), side=(
             b.lamp(-w + 0.3, c * d, z1 - 0.3, (0.8, 0.85, 0.95), 1.2 + s / 2)
     b.facts["lit"] = night
     x0 = b.u(-0.4, 0.4) * w
-    b.look(x0, b.u(-0.45, 0.0), b.u(*eye), -0.35 * x0 + b.u(-0.15, 0.15), d, b.u(aim - 0.2, aim + 0.15), b.u(*fov),
-           b.u(-1.5, 1.5))  # fmt: skip
+    b.look(
+        x0,
+        b.u(-0.45, 0.0),
+        b.u(*eye),
+        -0.35 * x0 + b.u(-0.15, 0.15),
+        d,
+        b.u(aim - 0.2, aim + 0.15),
+        b.u(*fov),
+        b.u(-1.5, 1.5),
+    )
     return Room(w, d, h, night)
-
-
 
 
 def _toys(b: Builder, r: Room, n: int) -> None:
@@ -120,11 +141,18 @@ def _toys(b: Builder, r: Room, n: int) -> None:
 
 
 def kitchen(b: Builder) -> None:
-    tiles = Material((0.82, 0.78, 0.7), b.pick(((0.55, 0.5, 0.44), (0.3, 0.36, 0.4), (0.62, 0.34, 0.25))), "checker", 0.4)
+    tiles = Material(
+        (0.82, 0.78, 0.7), b.pick(((0.55, 0.5, 0.44), (0.3, 0.36, 0.4), (0.62, 0.34, 0.25))), "checker", 0.4
+    )
     floor = b.pick((tiles, o.wood("light", "planks", 0.16), tiles))
     wc = b.u(-0.1, 0.15)
-    r = room(b, walls=("cream", "white", "yellow", "green", "blue"), floor=floor, back=((wc, b.u(1.0, 1.4), 1.15, 2.1),),
-             side=((0.55, 1.3, 0.9, 2.1),) if b.p(0.6) else ())  # fmt: skip
+    r = room(
+        b,
+        walls=("cream", "white", "yellow", "green", "blue"),
+        floor=floor,
+        back=((wc, b.u(1.0, 1.4), 1.15, 2.1),),
+        side=((0.55, 1.3, 0.9, 2.1),) if b.p(0.6) else (),
+    )
     look = b.pick(("wooden", "wooden", "wooden", "white", "blue", "green", "red"))
     top = b.pick((Material((0.25, 0.25, 0.27), shininess=0.3), o.wood("warm"), Material((0.85, 0.84, 0.82))))
     o.fridge(b, r.x - 0.45, r.y - 0.36, 0, b.pick(("white", "silver", "red", "blue", "silver")))
@@ -206,8 +234,15 @@ def bedroom(b: Builder) -> None:
 def bathroom(b: Builder) -> None:
     tile = b.pick((((0.92, 0.93, 0.93), (0.6, 0.72, 0.78)), ((0.93, 0.93, 0.9), (0.25, 0.27, 0.3)),
                    ((0.9, 0.93, 0.9), (0.5, 0.68, 0.58))))  # fmt: skip
-    r = room(b, walls=("white", "teal", "blue", "pink"), floor=Material(*tile, "checker", 0.35), half=b.u(1.6, 2.0),
-             depth=b.u(3.2, 3.8), side=((0.55, 0.9, 1.2, 2.1),), back=((0.0, 0.9, 1.25, 2.1),) if b.p(0.5) else ())  # fmt: skip
+    r = room(
+        b,
+        walls=("white", "teal", "blue", "pink"),
+        floor=Material(*tile, "checker", 0.35),
+        half=b.u(1.6, 2.0),
+        depth=b.u(3.2, 3.8),
+        side=((0.55, 0.9, 1.2, 2.1),),
+        back=((0.0, 0.9, 1.25, 2.1),) if b.p(0.5) else (),
+    )
     w = Material(o.dim(tile[0], 0.97), o.dim(tile[1], 1.1), "checker", 0.22)
     b.add("box", 0, r.y - 0.02, 0, 2 * r.x, 0.06, 1.15, w)
     for s in (-1, 1):
@@ -224,9 +259,16 @@ def bathroom(b: Builder) -> None:
 
 
 def office(b: Builder) -> None:
-    floor = b.pick((Material((0.36, 0.4, 0.46), (0.42, 0.46, 0.52), "noise", 0.4), o.wood("warm", "planks", 0.16)))
-    r = room(b, walls=("white", "grey", "blue", "cream", "green"), floor=floor, back=((-0.15, 2.0, 0.95, 2.2),),
-             side=((0.55, 1.4, 0.95, 2.2),) if b.p(0.5) else ())  # fmt: skip
+    floor = b.pick(
+        (Material((0.36, 0.4, 0.46), (0.42, 0.46, 0.52), "noise", 0.4), o.wood("warm", "planks", 0.16))
+    )
+    r = room(
+        b,
+        walls=("white", "grey", "blue", "cream", "green"),
+        floor=floor,
+        back=((-0.15, 2.0, 0.95, 2.2),),
+        side=((0.55, 1.4, 0.95, 2.2),) if b.p(0.5) else (),
+    )
     x = b.u(-0.4, 0.1)
     y = r.y * 0.66
     o.table(b, x, y, 1.7, 0.8, 0.74, b.pick(("light", "warm", "dark")), name="desk")
@@ -243,8 +285,15 @@ def office(b: Builder) -> None:
 
 def library(b: Builder) -> None:
     floor = o.wood(b.pick(("warm", "dark")), "planks", 0.16)
-    r = room(b, walls=("cream", "green", "white"), floor=floor, h=3.2, depth=b.u(5, 6.5), back=((0, 1.2, 0.9, 2.7),),
-             half=b.u(1.9, 2.4))  # fmt: skip
+    r = room(
+        b,
+        walls=("cream", "green", "white"),
+        floor=floor,
+        h=3.2,
+        depth=b.u(5, 6.5),
+        back=((0, 1.2, 0.9, 2.7),),
+        half=b.u(1.9, 2.4),
+    )
     kind = b.pick(("warm", "dark"))
     n = 3
     for i in range(n):

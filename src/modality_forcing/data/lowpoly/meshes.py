@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from functools import cache
+from itertools import pairwise
 
 import numpy as np
 
@@ -34,9 +35,12 @@ def _icosphere(levels: int) -> np.ndarray:
 def _lathe(radii: list[float], heights: list[float], n: int) -> np.ndarray:
     """Rings of ``n`` corners around z; radius 0 is a tip; open ends are closed with a fan."""
     a = np.arange(n) * 2 * np.pi / n
-    ring = [np.stack([r * np.cos(a), r * np.sin(a), np.full(n, h)], 1) for r, h in zip(radii, heights, strict=True)]
+    ring = [
+        np.stack([r * np.cos(a), r * np.sin(a), np.full(n, h)], 1)
+        for r, h in zip(radii, heights, strict=True)
+    ]
     out = []
-    for low, high in zip(ring[:-1], ring[1:], strict=True):
+    for low, high in pairwise(ring):
         l2, h2 = np.roll(low, -1, 0), np.roll(high, -1, 0)
         out += [np.stack([low, l2, h2], 1), np.stack([low, h2, high], 1)]
     for r, side in ((ring[0], -1), (ring[-1], 0)):
@@ -65,15 +69,23 @@ def unit_mesh(kind: str) -> np.ndarray:
         return v[np.array([(0, 1, 2), (0, 2, 3)])]
     corners = np.array([(x, y, z) for z in (0, 1) for y in (-0.5, 0.5) for x in (-0.5, 0.5)], float)
     if kind == "box":
-        return corners[np.array(_quads(
-            [(0, 2, 3, 1), (4, 5, 7, 6), (0, 1, 5, 4), (2, 6, 7, 3), (0, 4, 6, 2), (1, 3, 7, 5)]))]  # fmt: skip
+        return corners[
+            np.array(
+                _quads([(0, 2, 3, 1), (4, 5, 7, 6), (0, 1, 5, 4), (2, 6, 7, 3), (0, 4, 6, 2), (1, 3, 7, 5)])
+            )
+        ]
     if kind == "taper":  # a box whose top is smaller
         v = corners.copy()
         v[4:, :2] *= 0.6
-        return v[np.array(_quads(
-            [(0, 2, 3, 1), (4, 5, 7, 6), (0, 1, 5, 4), (2, 6, 7, 3), (0, 4, 6, 2), (1, 3, 7, 5)]))]  # fmt: skip
+        return v[
+            np.array(
+                _quads([(0, 2, 3, 1), (4, 5, 7, 6), (0, 1, 5, 4), (2, 6, 7, 3), (0, 4, 6, 2), (1, 3, 7, 5)])
+            )
+        ]
     if kind == "wedge":  # a gable roof, ridge along x
-        v = np.array([(-.5, -.5, 0), (.5, -.5, 0), (.5, .5, 0), (-.5, .5, 0), (-.5, 0, 1), (.5, 0, 1)])  # fmt: skip
+        v = np.array(
+            [(-0.5, -0.5, 0), (0.5, -0.5, 0), (0.5, 0.5, 0), (-0.5, 0.5, 0), (-0.5, 0, 1), (0.5, 0, 1)]
+        )
         return v[np.array([*_quads([(0, 3, 2, 1), (0, 1, 5, 4), (2, 3, 4, 5)]), (0, 4, 3), (1, 2, 5)])]
     if kind == "pyramid":
         v = np.array([(-0.5, -0.5, 0), (0.5, -0.5, 0), (0.5, 0.5, 0), (-0.5, 0.5, 0), (0, 0, 1)])

@@ -42,7 +42,9 @@ STONE = Material((0.58, 0.56, 0.53), (0.45, 0.43, 0.41), "noise", 0.5)
 BARK = Material((0.36, 0.24, 0.15), (0.26, 0.17, 0.1), "noise", 0.3)
 
 
-def toy(b: Builder, x: float, y: float, z: float, size: float, kind: str | None = None, colour: str | None = None):
+def toy(
+    b: Builder, x: float, y: float, z: float, size: float, kind: str | None = None, colour: str | None = None
+) -> None:
     """A simple solid in a bright colour."""
     kind, colour = kind or b.pick(TOYS), colour or b.pick(BRIGHT)
     shape = {"ball": "sphere"}.get(kind, kind)
@@ -51,7 +53,17 @@ def toy(b: Builder, x: float, y: float, z: float, size: float, kind: str | None 
         b.add(shape, 0, 0, 0, size, size, size * tall, paint(colour, 0.35))
 
 
-def table(b: Builder, x, y, w=1.4, d=0.8, h=0.74, kind="warm", yaw=0.0, name="table"):
+def table(
+    b: Builder,
+    x: float,
+    y: float,
+    w: float = 1.4,
+    d: float = 0.8,
+    h: float = 0.74,
+    kind: str = "warm",
+    yaw: float = 0.0,
+    name: str = "table",
+) -> None:
     m = wood(kind)
     with b.object(name, ("wooden",), x, y, 0, yaw):
         b.add("box", 0, 0, h - 0.06, w, d, 0.06, m)
@@ -60,7 +72,7 @@ def table(b: Builder, x, y, w=1.4, d=0.8, h=0.74, kind="warm", yaw=0.0, name="ta
                 b.add("box", i * (w / 2 - 0.08), j * (d / 2 - 0.08), 0, 0.08, 0.08, h - 0.06, m)
 
 
-def chair(b: Builder, x, y, yaw=0.0, colour="brown"):
+def chair(b: Builder, x: float, y: float, yaw: float = 0.0, colour: str = "brown") -> None:
     m = wood("warm") if colour == "brown" else paint(colour)
     with b.object("chair", ("wooden",) if colour == "brown" else (colour,), x, y, 0, yaw):
         b.add("box", 0, 0, 0.42, 0.44, 0.44, 0.06, m)
@@ -70,7 +82,7 @@ def chair(b: Builder, x, y, yaw=0.0, colour="brown"):
                 b.add("box", i * 0.18, j * 0.18, 0, 0.05, 0.05, 0.42, m)
 
 
-def office_chair(b: Builder, x, y, yaw=0.0, colour="black"):
+def office_chair(b: Builder, x: float, y: float, yaw: float = 0.0, colour: str = "black") -> None:
     m = paint(colour)
     with b.object("chair", (colour,), x, y, 0, yaw):
         b.add("cylinder", 0, 0, 0, 0.55, 0.55, 0.06, BLACK)
@@ -79,7 +91,7 @@ def office_chair(b: Builder, x, y, yaw=0.0, colour="black"):
         b.add("box", 0, 0.24, 0.56, 0.46, 0.08, 0.6, m, tilt=-0.1)
 
 
-def sofa(b: Builder, x, y, yaw=0.0, colour="blue", w=2.0):
+def sofa(b: Builder, x: float, y: float, yaw: float = 0.0, colour: str = "blue", w: float = 2.0) -> None:
     m, cushion = paint(colour), Material(dim(COLOURS[colour], 1.15))
     with b.object("sofa" if w > 1.2 else "armchair", (colour,), x, y, 0, yaw, 1.4):
         b.add("box", 0, 0, 0.06, w, 0.85, 0.3, m)
@@ -95,7 +107,7 @@ def sofa(b: Builder, x, y, yaw=0.0, colour="blue", w=2.0):
             b.add("box", b.pick((-1, 1)) * w * 0.28, 0.16, 0.5, 0.42, 0.14, 0.4, paint(c), tilt=-0.3)
 
 
-def bed(b: Builder, x, y, yaw=0.0, colour="blue", w=1.6):
+def bed(b: Builder, x: float, y: float, yaw: float = 0.0, colour: str = "blue", w: float = 1.6) -> None:
     with b.object("bed", (colour,), x, y, 0, yaw, 1.6):
         b.add("box", 0, 0, 0.05, w + 0.1, 2.1, 0.28, wood("warm"))
         b.add("box", 0, 1.05, 0.05, w + 0.16, 0.1, 1.05, wood("warm"))
@@ -105,7 +117,7 @@ def bed(b: Builder, x, y, yaw=0.0, colour="blue", w=1.6):
             b.add("box", i * w * 0.24, 0.72, 0.5, w * 0.4, 0.42, 0.16, WHITE, tilt=0.25)
 
 
-def floor_lamp(b: Builder, x, y, on=False, colour="white"):
+def floor_lamp(b: Builder, x: float, y: float, on: bool = False, colour: str = "white") -> None:
     shade = Material((1.0, 0.85, 0.6), emission=2.2) if on else paint(colour)
     with b.object("floor lamp", () if on else (colour,), x, y):
         b.add("cylinder", 0, 0, 0, 0.34, 0.34, 0.04, BLACK)
@@ -115,7 +127,7 @@ def floor_lamp(b: Builder, x, y, on=False, colour="white"):
         b.lamp(x, y, 1.3, (2.4, 1.5, 0.75), 1.5)
 
 
-def table_lamp(b: Builder, x, y, z, on=False, colour="red"):
+def table_lamp(b: Builder, x: float, y: float, z: float, on: bool = False, colour: str = "red") -> None:
     shade = Material((1.0, 0.85, 0.6), emission=2.2) if on else paint(colour)
     with b.object("lamp", () if on else (colour,), x, y, z):
         b.add("vase", 0, 0, 0, 0.14, 0.14, 0.24, paint(colour))
@@ -124,15 +136,26 @@ def table_lamp(b: Builder, x, y, z, on=False, colour="red"):
         b.lamp(x, y - 0.1, z + 0.45, (1.7, 1.05, 0.5), 1.2)
 
 
-def ceiling_lamp(b: Builder, x, y, top, on=False, colour="white"):
+def ceiling_lamp(b: Builder, x: float, y: float, top: float, on: bool = False, colour: str = "white") -> None:
     with b.object("hanging lamp", () if on else (colour,), x, y, top - 0.75):
         b.add("cylinder", 0, 0, 0.2, 0.03, 0.03, 0.6, BLACK)
-        b.add("shade", 0, 0, 0, 0.5, 0.5, 0.25, Material((1.0, 0.88, 0.66), emission=1.8) if on else paint(colour))
+        b.add(
+            "shade",
+            0,
+            0,
+            0,
+            0.5,
+            0.5,
+            0.25,
+            Material((1.0, 0.88, 0.66), emission=1.8) if on else paint(colour),
+        )
     if on:
         b.lamp(x, y, top - 0.85, (3.0, 2.1, 1.25), 2.0, shadow=True)
 
 
-def bookshelf(b: Builder, x, y, yaw=0.0, w=1.2, h=2.0, kind="warm"):
+def bookshelf(
+    b: Builder, x: float, y: float, yaw: float = 0.0, w: float = 1.2, h: float = 2.0, kind: str = "warm"
+) -> None:
     m = wood(kind)
     hue = b.pick((((0.7, 0.2, 0.15), (0.15, 0.3, 0.5)), ((0.75, 0.55, 0.2), (0.2, 0.4, 0.35)),
                   ((0.55, 0.15, 0.2), (0.8, 0.7, 0.5))))  # fmt: skip
@@ -151,7 +174,18 @@ def bookshelf(b: Builder, x, y, yaw=0.0, w=1.2, h=2.0, kind="warm"):
                       Material(*hue, "books", 0.055))  # fmt: skip
 
 
-def cabinet_row(b: Builder, x, y, yaw, w, look: str, top: Material, h=0.88, z=0.0, d=0.58):
+def cabinet_row(
+    b: Builder,
+    x: float,
+    y: float,
+    yaw: float,
+    w: float,
+    look: str,
+    top: Material,
+    h: float = 0.88,
+    z: float = 0.0,
+    d: float = 0.58,
+) -> None:
     m = wood("light") if look == "wooden" else paint(look)
     knob = Material((0.2, 0.18, 0.16))
     with b.object("cabinet", (look,), x, y, z, yaw, 0.9):
@@ -159,13 +193,22 @@ def cabinet_row(b: Builder, x, y, yaw, w, look: str, top: Material, h=0.88, z=0.
         n = max(1, round(w / 0.55))
         for i in range(n):
             cx = (i - (n - 1) / 2) * w / n
-            b.add("box", cx, -d / 2 + 0.01, 0.12 if z == 0 else 0.04, w / n - 0.04, 0.03, h - 0.2 if z == 0 else h - 0.12, m)
+            b.add(
+                "box",
+                cx,
+                -d / 2 + 0.01,
+                0.12 if z == 0 else 0.04,
+                w / n - 0.04,
+                0.03,
+                h - 0.2 if z == 0 else h - 0.12,
+                m,
+            )
             b.add("box", cx + w / n * 0.3, -d / 2 - 0.02, h * 0.6 if z == 0 else 0.1, 0.03, 0.03, 0.14, knob)
         if z == 0:
             b.add("box", 0, -0.01, h, w + 0.02, d + 0.04, 0.05, top)
 
 
-def fridge(b: Builder, x, y, yaw=0.0, colour="white"):
+def fridge(b: Builder, x: float, y: float, yaw: float = 0.0, colour: str = "white") -> None:
     m = METAL if colour == "silver" else paint(colour, 0.3)
     with b.object("fridge", (colour,), x, y, 0, yaw, 1.5):
         b.add("box", 0, 0, 0.04, 0.78, 0.66, 1.8, m)
@@ -175,7 +218,7 @@ def fridge(b: Builder, x, y, yaw=0.0, colour="white"):
             b.add("box", -0.3, -0.4, z, 0.04, 0.05, 0.32, Material((0.3, 0.3, 0.32)))
 
 
-def stove(b: Builder, x, y, yaw=0.0, colour="black"):
+def stove(b: Builder, x: float, y: float, yaw: float = 0.0, colour: str = "black") -> None:
     m = METAL if colour == "silver" else paint(colour, 0.2)
     with b.object("stove", (colour,), x, y, 0, yaw, 1.3):
         b.add("box", 0, 0, 0, 0.62, 0.6, 0.92, m)
@@ -189,18 +232,27 @@ def stove(b: Builder, x, y, yaw=0.0, colour="black"):
     if b.p(0.6):
         c = b.pick(("red", "white", "blue", "yellow", "green"))
         with b.object(b.pick(("pot", "kettle")), (c,), x, y, 0.94, yaw, 1.2):
-            b.add("vase" if b.objects[-1].name == "kettle" else "cylinder", 0.14, 0, 0, 0.26, 0.26, 0.22, paint(c, 0.4))
+            b.add(
+                "vase" if b.objects[-1].name == "kettle" else "cylinder",
+                0.14,
+                0,
+                0,
+                0.26,
+                0.26,
+                0.22,
+                paint(c, 0.4),
+            )
             b.add("sphere", 0.14, 0, 0.2, 0.07, 0.07, 0.07, BLACK)
 
 
-def sink(b: Builder, x, y, z=0.93, yaw=0.0):
+def sink(b: Builder, x: float, y: float, z: float = 0.93, yaw: float = 0.0) -> None:
     with b.object("sink", (), x, y, 0, yaw, 0.8):
         b.add("box", 0, 0, z, 0.52, 0.4, 0.03, METAL)
         b.add("cylinder", 0, 0.16, z, 0.05, 0.05, 0.26, METAL)
         b.add("box", 0, 0.06, z + 0.24, 0.04, 0.2, 0.04, METAL)
 
 
-def washbasin(b: Builder, x, y, yaw=0.0):
+def washbasin(b: Builder, x: float, y: float, yaw: float = 0.0) -> None:
     with b.object("sink", ("white",), x, y, 0, yaw, 1.2):
         b.add("cylinder", 0, 0.05, 0, 0.2, 0.2, 0.75, WHITE)
         b.add("bowl", 0, 0, 0.7, 0.6, 0.5, 0.18, WHITE)
@@ -210,7 +262,7 @@ def washbasin(b: Builder, x, y, yaw=0.0):
         b.add("box", 0, 0.245, 1.25, 0.6, 0.02, 0.7, Material((0.72, 0.82, 0.88), shininess=0.9))
 
 
-def bathtub(b: Builder, x, y, yaw=0.0, colour="white"):
+def bathtub(b: Builder, x: float, y: float, yaw: float = 0.0, colour: str = "white") -> None:
     m = paint(colour, 0.3)
     with b.object("bathtub", (colour,), x, y, 0, yaw, 1.6):
         b.add("box", 0, 0, 0.03, 1.6, 0.72, 0.12, m)
@@ -221,31 +273,47 @@ def bathtub(b: Builder, x, y, yaw=0.0, colour="white"):
         b.add("cylinder", 0.7, 0.3, 0.55, 0.05, 0.05, 0.22, METAL)
 
 
-def toilet(b: Builder, x, y, yaw=0.0):
+def toilet(b: Builder, x: float, y: float, yaw: float = 0.0) -> None:
     with b.object("toilet", ("white",), x, y, 0, yaw, 1.2):
         b.add("box", 0, 0.22, 0.36, 0.42, 0.2, 0.42, WHITE)
         b.add("bowl", 0, -0.08, 0.05, 0.4, 0.5, 0.36, WHITE)
         b.add("cylinder", 0, -0.08, 0.4, 0.42, 0.52, 0.05, Material((0.86, 0.86, 0.84)))
 
 
-def rug(b: Builder, x, y, w, d, colour: str, round_: bool = False):
+def rug(b: Builder, x: float, y: float, w: float, d: float, colour: str, round_: bool = False) -> None:
     with b.object("rug", (colour,), x, y, 0, 0, 1.1):
         c = COLOURS[colour]
         kind = "cylinder" if round_ else "box"
         b.add(kind, 0, 0, 0.0, w, d, 0.015, Material(c))
-        b.add(kind, 0, 0, 0.005, w * 0.82, d * 0.82, 0.015, Material(dim(c, 1.25), dim(c, 0.85), "checker", w / 6))
+        b.add(
+            kind,
+            0,
+            0,
+            0.005,
+            w * 0.82,
+            d * 0.82,
+            0.015,
+            Material(dim(c, 1.25), dim(c, 0.85), "checker", w / 6),
+        )
 
 
-def picture(b: Builder, x, y, z, yaw=0.0, w=0.7, h=0.55):
+def picture(
+    b: Builder, x: float, y: float, z: float, yaw: float = 0.0, w: float = 0.7, h: float = 0.55
+) -> None:
     with b.object("picture", (), x, y, z, yaw, 0.7):
-        sky_, land = b.pick(("blue", "orange", "teal", "yellow", "pink")), b.pick(("green", "brown", "purple", "blue"))
+        sky_, land = (
+            b.pick(("blue", "orange", "teal", "yellow", "pink")),
+            b.pick(("green", "brown", "purple", "blue")),
+        )
         b.add("box", 0, 0, 0, w + 0.1, 0.05, h + 0.1, wood(b.pick(("light", "dark"))))
         b.add("box", 0, -0.02, 0.05 + h * 0.4, w, 0.03, h * 0.6, paint(sky_))
         b.add("box", 0, -0.02, 0.05, w, 0.03, h * 0.42, paint(land))
-        b.add("cylinder", w * 0.2, -0.02, h * 0.7, h * 0.25, h * 0.25, 0.02, paint("yellow"), tilt=math.pi / 2)
+        b.add(
+            "cylinder", w * 0.2, -0.02, h * 0.7, h * 0.25, h * 0.25, 0.02, paint("yellow"), tilt=math.pi / 2
+        )
 
 
-def plant(b: Builder, x, y, z=0.0, s=1.0):
+def plant(b: Builder, x: float, y: float, z: float = 0.0, s: float = 1.0) -> None:
     pot = b.pick(("orange", "white", "brown", "blue"))
     g = b.u(0.85, 1.15)
     with b.object("plant", ("green",), x, y, z, b.u(0, 6), 1.1):
@@ -253,12 +321,22 @@ def plant(b: Builder, x, y, z=0.0, s=1.0):
         m = Material((0.16 * g, 0.46 * g, 0.16), (0.3, 0.58, 0.2), "leaves", 0.2 * s)
         for i in range(6):
             a = i * 1.05
-            b.add("leaf1", 0.08 * s * math.cos(a), 0.08 * s * math.sin(a), 0.28 * s, 0.13 * s, 0.2 * s, 0.75 * s, m,
-                  yaw=a + math.pi / 2, tilt=0.55)  # fmt: skip
+            b.add(
+                "leaf1",
+                0.08 * s * math.cos(a),
+                0.08 * s * math.sin(a),
+                0.28 * s,
+                0.13 * s,
+                0.2 * s,
+                0.75 * s,
+                m,
+                yaw=a + math.pi / 2,
+                tilt=0.55,
+            )
         b.add("leaf0", 0, 0, 0.3 * s, 0.18 * s, 0.18 * s, 0.8 * s, m)
 
 
-def vase(b: Builder, x, y, z, colour: str | None = None, s=0.34):
+def vase(b: Builder, x: float, y: float, z: float, colour: str | None = None, s: float = 0.34) -> None:
     c = colour or b.pick(BRIGHT)
     with b.object("vase", (c,), x, y, z, 0, 1.5):
         b.add("vase", 0, 0, 0, s * 0.55, s * 0.55, s, paint(c, 0.5))
@@ -267,11 +345,19 @@ def vase(b: Builder, x, y, z, colour: str | None = None, s=0.34):
         for i in range(4):
             a = i * 1.6
             b.add("leaf0", x + 0.07 * math.cos(a), y + 0.07 * math.sin(a), z + s, 0.13, 0.13, 0.13, paint(f))
-            b.add("cylinder", x + 0.04 * math.cos(a), y + 0.04 * math.sin(a), z + s * 0.8, 0.02, 0.02, s * 0.5,
-                  paint("green"))  # fmt: skip
+            b.add(
+                "cylinder",
+                x + 0.04 * math.cos(a),
+                y + 0.04 * math.sin(a),
+                z + s * 0.8,
+                0.02,
+                0.02,
+                s * 0.5,
+                paint("green"),
+            )
 
 
-def door(b: Builder, x, y, yaw=0.0, look: str = "wooden", h=2.0):
+def door(b: Builder, x: float, y: float, yaw: float = 0.0, look: str = "wooden", h: float = 2.0) -> None:
     m = wood("warm") if look == "wooden" else paint(look)
     with b.object("door", (look,), x, y, 0, yaw, 1.0):
         b.add("box", 0, 0, 0, 1.06, 0.08, h + 0.08, WHITE)
@@ -281,7 +367,7 @@ def door(b: Builder, x, y, yaw=0.0, look: str = "wooden", h=2.0):
         b.add("sphere", 0.36, -0.1, 0.95, 0.08, 0.08, 0.08, Material((0.85, 0.7, 0.3), shininess=0.6))
 
 
-def computer(b: Builder, x, y, z, yaw=0.0):
+def computer(b: Builder, x: float, y: float, z: float, yaw: float = 0.0) -> None:
     with b.object("computer", (), x, y, z, yaw, 1.3):
         b.add("box", 0, 0, 0.12, 0.66, 0.04, 0.42, BLACK)
         b.add("box", 0, -0.025, 0.15, 0.6, 0.01, 0.36, Material((0.35, 0.6, 0.95), emission=0.7))
@@ -290,7 +376,7 @@ def computer(b: Builder, x, y, z, yaw=0.0):
         b.add("box", 0, -0.3, 0, 0.44, 0.15, 0.03, Material((0.2, 0.2, 0.22)))
 
 
-def television(b: Builder, x, y, z, yaw=0.0):
+def television(b: Builder, x: float, y: float, z: float, yaw: float = 0.0) -> None:
     with b.object("television", (), x, y, z, yaw, 1.2):
         b.add("box", 0, 0, 0.05, 1.2, 0.06, 0.7, BLACK)
         b.add("box", 0, -0.035, 0.09, 1.12, 0.01, 0.62, Material((0.05, 0.06, 0.09), shininess=0.9))

@@ -27,7 +27,11 @@ def mood(b: Builder, choices: tuple[str, ...]) -> str:
     if name == "golden":
         b.sun_from(b.pick((-1, 1)) * b.u(60, 172), b.u(7, 15))
         light.sun, light.zenith, light.horizon = (3.8, 2.1, 0.95), (0.2, 0.3, 0.62), (1.25, 0.72, 0.42)
-        light.ambient_up, light.ambient_down, light.fog = (0.46, 0.44, 0.58), (0.32, 0.23, 0.2), b.u(0.002, 0.006)
+        light.ambient_up, light.ambient_down, light.fog = (
+            (0.46, 0.44, 0.58),
+            (0.32, 0.23, 0.2),
+            b.u(0.002, 0.006),
+        )
     elif name == "dusk":
         light.sun, light.zenith, light.horizon = (0.0, 0.0, 0.0), (0.09, 0.11, 0.34), (0.95, 0.42, 0.36)
         light.ambient_up, light.ambient_down, light.clouds = (0.34, 0.36, 0.62), (0.22, 0.17, 0.2), 0.4
@@ -53,7 +57,16 @@ def _ground(b: Builder, m: Material, z: float = 0.0) -> None:
 def _hills(b: Builder, m: Material, n: int = 5, low: float = 4.0, high: float = 12.0) -> None:
     for i in range(n):
         w = b.u(60, 120)
-        b.add("sphere", (i - n / 2 + b.u(0, 1)) * 50, b.u(90, 150), -b.u(low, high) * 1.2, w, w * 0.7, b.u(low, high) * 2.6, m)
+        b.add(
+            "sphere",
+            (i - n / 2 + b.u(0, 1)) * 50,
+            b.u(90, 150),
+            -b.u(low, high) * 1.2,
+            w,
+            w * 0.7,
+            b.u(low, high) * 2.6,
+            m,
+        )
 
 
 def street(b: Builder) -> None:
@@ -62,9 +75,20 @@ def street(b: Builder) -> None:
     b.light.lamps, b.light.stars = [], m == "night"
     _ground(b, Material((0.5, 0.5, 0.49), (0.45, 0.45, 0.44), "noise", 1.0))
     road = b.u(3.2, 4.2)
-    b.add("box", 0, 40, 0.0, 2 * road, 120, 0.02, Material((0.22, 0.22, 0.24), (0.27, 0.27, 0.29), "noise", 0.6))
+    b.add(
+        "box", 0, 40, 0.0, 2 * road, 120, 0.02, Material((0.22, 0.22, 0.24), (0.27, 0.27, 0.29), "noise", 0.6)
+    )
     for s in (-1, 1):
-        b.add("box", s * (road + 1.1), 40, 0, 2.2, 120, 0.16, Material((0.62, 0.6, 0.57), (0.5, 0.48, 0.46), "checker", 1.0))
+        b.add(
+            "box",
+            s * (road + 1.1),
+            40,
+            0,
+            2.2,
+            120,
+            0.16,
+            Material((0.62, 0.6, 0.57), (0.5, 0.48, 0.46), "checker", 1.0),
+        )
     for i in range(14):
         b.add("box", 0, 2 + i * 4.2, 0.02, 0.18, 2.0, 0.01, Material((0.92, 0.9, 0.82)))
     town = b.p(0.55)
@@ -79,8 +103,17 @@ def street(b: Builder) -> None:
                 d.building(b, s * (road + 2.4 + 3), y + w / 2, w, 6, h, c, -s * math.pi / 2 * 0)
                 y += w + b.pick((0.3, 0.3, 1.5))
             else:
-                d.house(b, s * (road + 2.6 + 3.2), y + w / 2, s * math.pi / 2, w, 5.5, 2.7 * int(b.u(1, 2.9)), c,
-                        b.pick(tuple(d.ROOFS)))  # fmt: skip
+                d.house(
+                    b,
+                    s * (road + 2.6 + 3.2),
+                    y + w / 2,
+                    s * math.pi / 2,
+                    w,
+                    5.5,
+                    2.7 * int(b.u(1, 2.9)),
+                    c,
+                    b.pick(tuple(d.ROOFS)),
+                )
                 y += w + b.u(1.0, 3)
     if b.p(0.6):
         d.building(b, b.u(-6, 6), 75, 14, 6, b.u(10, 18), b.pick(tuple(d.WALLS)))
@@ -93,7 +126,9 @@ def street(b: Builder) -> None:
     for i in range(3):
         d.street_lamp(b, -(road + 0.5), 6.5 + i * 9, lit and i < 3)
         if b.p(0.6):
-            d.tree(b, road + 1.3, 10 + i * 8, b.u(3.2, 4.6), 0, b.pick(("green", "green", "orange", "yellow")))
+            d.tree(
+                b, road + 1.3, 10 + i * 8, b.u(3.2, 4.6), 0, b.pick(("green", "green", "orange", "yellow"))
+            )
     if b.p(0.3):
         o.toy(b, b.u(-1.5, 0.5), b.u(4.5, 6), 0.02, b.u(0.6, 0.9), b.pick(("ball", "box", "cone")))
     b.look(b.u(-1.6, 0.8), 0, b.u(1.5, 2.9), b.u(-0.5, 0.6), 20, b.u(1.0, 2.2), b.u(58, 80), b.u(-1, 1))
@@ -112,7 +147,7 @@ def park(b: Builder) -> None:
         d.tree(b, x, b.u(7, 32) if i > 1 else b.u(6, 9), b.u(3.8, 6.2), 0, season if b.p(0.75) else "green")
     for _ in range(5):
         d.bush(b, b.pick((-1, 1)) * b.u(2.6, 8), b.u(6, 18), b.u(0.8, 1.4))
-    d.bench(b, -2.5, b.u(5.2, 6.8), b.u(0.6, 1.0), )
+    d.bench(b, -2.5, b.u(5.2, 6.8), b.u(0.6, 1.0))
     if b.p(0.5):
         d.street_lamp(b, 2.4, b.u(6.5, 9), m == "dusk", 3.2)
     if b.p(0.45):
@@ -150,7 +185,9 @@ def forest(b: Builder) -> None:
     if b.p(0.4):
         o.toy(b, b.u(-0.8, 0.8), b.u(3.4, 4.6), 0, b.u(0.5, 0.8))
     elif b.p(0.35):
-        d.house(b, b.u(-1.5, 1.5), 18, b.u(-0.3, 0.3), 5, 4, 2.6, b.pick(tuple(d.WALLS)), b.pick(tuple(d.ROOFS)))
+        d.house(
+            b, b.u(-1.5, 1.5), 18, b.u(-0.3, 0.3), 5, 4, 2.6, b.pick(tuple(d.WALLS)), b.pick(tuple(d.ROOFS))
+        )
     b.look(b.u(-0.6, 0.6), 0, b.u(1.3, 2.0), b.u(-0.8, 0.8), 12, b.u(1.4, 2.6), b.u(55, 78), b.u(-1.5, 1.5))
 
 
@@ -167,7 +204,9 @@ def desert(b: Builder) -> None:
         x = b.u(-10, 4)
         for i in range(int(b.u(1, 3.9))):
             s = b.u(15, 22) - 4 * i
-            with b.object("pyramid", (), x + 18 * i * b.pick((1, 1, -1)), 34 + 13 * i, -0.2, b.u(0.2, 0.9), 2.2):
+            with b.object(
+                "pyramid", (), x + 18 * i * b.pick((1, 1, -1)), 34 + 13 * i, -0.2, b.u(0.2, 0.9), 2.2
+            ):
                 b.add("pyramid", 0, 0, 0, s, s, s * 0.72, stone)
     elif kind == "mesa":
         red = Material((0.72, 0.36, 0.2), (0.6, 0.28, 0.16), "noise", 3.0)
@@ -187,7 +226,13 @@ def desert(b: Builder) -> None:
     if b.p(0.35) and kind != "oasis":
         d.palm(b, b.pick((-1, 1)) * b.u(3, 5), b.u(9, 13), b.u(4, 5.5))
     for _ in range(3):
-        d.rock(b, b.pick((-1, 1)) * b.u(1.5, 7), b.u(4.5, 12), b.u(0.5, 1.2), Material((0.7, 0.52, 0.36), (0.6, 0.42, 0.28), "noise", 0.5))
+        d.rock(
+            b,
+            b.pick((-1, 1)) * b.u(1.5, 7),
+            b.u(4.5, 12),
+            b.u(0.5, 1.2),
+            Material((0.7, 0.52, 0.36), (0.6, 0.42, 0.28), "noise", 0.5),
+        )
     if b.p(0.35):
         o.toy(b, b.u(-1, 1), b.u(4, 5.5), 0, b.u(0.6, 0.9))
     b.look(b.u(-1, 1), 0, b.u(1.5, 2.6), b.u(-2, 2), 30, b.u(2.6, 5), b.u(48, 72), b.u(-1.5, 1.5))
@@ -213,12 +258,23 @@ def mountains(b: Builder) -> None:
             b.add("cylinder", 0, 30 - 30, 0.01, 42, 42, 0.05, WATER)
     for i in range(18):
         s = b.pick((-1, 1))
-        d.pine(b, s * b.u(3.6, 9), b.u(7, 13), b.u(3, 6)) if i < 6 else d.pine(b, s * b.u(22, 40), b.u(22, 55), b.u(5, 8))
+        d.pine(b, s * b.u(3.6, 9), b.u(7, 13), b.u(3, 6)) if i < 6 else d.pine(
+            b, s * b.u(22, 40), b.u(22, 55), b.u(5, 8)
+        )
     for _ in range(4):
         d.rock(b, b.pick((-1, 1)) * b.u(1.0, 5), b.u(4, 8), b.u(0.5, 1.3))
     if b.p(0.35):
-        d.house(b, b.u(-9, 9), 16 if not lake else 7.5 + 6, b.u(-0.5, 0.5), 4.5, 3.6, 2.6, b.pick(tuple(d.WALLS)),
-                b.pick(tuple(d.ROOFS)))  # fmt: skip
+        d.house(
+            b,
+            b.u(-9, 9),
+            16 if not lake else 7.5 + 6,
+            b.u(-0.5, 0.5),
+            4.5,
+            3.6,
+            2.6,
+            b.pick(tuple(d.WALLS)),
+            b.pick(tuple(d.ROOFS)),
+        )
     if lake and b.p(0.35):
         d.boat(b, b.u(-3, 3), b.u(13, 17), b.u(-0.5, 0.5), b.pick(o.BRIGHT), 1.2)
     b.look(b.u(-1, 1), 0, b.u(1.8, 3.6), b.u(-6, 6), 60, b.u(7, 13), b.u(50, 72), b.u(-1, 1))
@@ -235,8 +291,17 @@ def village(b: Builder) -> None:
         b.add("cylinder", 1.6 * math.sin(i * 0.4), i * 2.6, -0.02, 3.4, 4.6, 0.04 + 0.001 * i, path)
     for s in (-1, 1):
         for i in range(3):
-            d.house(b, s * b.u(6.0, 8.0), 9 + i * 8.5 + b.u(-1, 1), s * b.u(0.6, 1.2), b.u(4.5, 6.5), b.u(4, 5), b.u(2.6, 3.6),
-                    b.pick(tuple(d.WALLS)), b.pick(tuple(d.ROOFS)))  # fmt: skip
+            d.house(
+                b,
+                s * b.u(6.0, 8.0),
+                9 + i * 8.5 + b.u(-1, 1),
+                s * b.u(0.6, 1.2),
+                b.u(4.5, 6.5),
+                b.u(4, 5),
+                b.u(2.6, 3.6),
+                b.pick(tuple(d.WALLS)),
+                b.pick(tuple(d.ROOFS)),
+            )
     if b.p(0.6):
         x = b.u(-3, 3)
         with b.object("church", ("white",), x, 36, 0, 0, 1.6):
@@ -245,7 +310,9 @@ def village(b: Builder) -> None:
             b.add("box", 0, -3.6, 0, 2.8, 2.8, 9, d.wall_material("white", 3.0))
             b.add("pyramid", 0, -3.6, 9, 3.3, 3.3, 4.5, Material(d.ROOFS["red"]))
     for _ in range(7):
-        d.tree(b, b.pick((-1, 1)) * b.u(3.4, 15), b.u(8, 36), b.u(3, 5), 0, b.pick(("green", "green", "orange")))
+        d.tree(
+            b, b.pick((-1, 1)) * b.u(3.4, 15), b.u(8, 36), b.u(3, 5), 0, b.pick(("green", "green", "orange"))
+        )
     if b.p(0.5):
         d.fence(b, 2.4, 4.2, 3.4, 8.5)
     for _ in range(4):
@@ -291,7 +358,6 @@ def castle(b: Builder) -> None:
     b.look(b.u(-5, 5), 0, b.u(1.7, 3.4), b.u(-2, 2), y, b.u(3.6, 5.2), b.u(50, 66), b.u(-1, 1))
 
 
-
 def beach(b: Builder) -> None:
     mood(b, ("sun", "sun", "sun", "golden", "golden", "dusk"))
     _ground(b, SAND, -0.3)
@@ -308,9 +374,20 @@ def beach(b: Builder) -> None:
         d.umbrella(b, ux, uy, c)
         t = b.pick(o.BRIGHT)
         with b.object("towel", (t,), ux + 0.9, uy - 0.6, 0, 0.3):
-            b.add("box", 0, 0, 0, 0.9, 1.8, 0.03, Material(o.COLOURS[t], o.dim(o.COLOURS[t], 1.3), "checker", 0.3))
+            b.add(
+                "box",
+                0,
+                0,
+                0,
+                0.9,
+                1.8,
+                0.03,
+                Material(o.COLOURS[t], o.dim(o.COLOURS[t], 1.3), "checker", 0.3),
+            )
     if b.p(0.6):
-        o.toy(b, b.u(-1.6, 1.6), b.u(3.6, 5), 0, b.u(0.5, 0.8), b.pick(("ball", "ball", "ball", "box", "cone")))
+        o.toy(
+            b, b.u(-1.6, 1.6), b.u(3.6, 5), 0, b.u(0.5, 0.8), b.pick(("ball", "ball", "ball", "box", "cone"))
+        )
     if b.p(0.7):
         d.boat(b, b.u(-10, 10), b.u(19, 34), b.u(-0.5, 0.5), b.pick(o.BRIGHT), b.u(1.4, 2), True)
     if b.p(0.5):
@@ -334,13 +411,32 @@ def harbour(b: Builder) -> None:
     while x < 40:
         w = b.u(4.5, 7)
         if b.p(0.5):
-            d.house(b, x + w / 2, 42, 0, w, 6, 2.7 * int(b.u(2, 3.9)), b.pick(tuple(d.WALLS)), b.pick(tuple(d.ROOFS)), 0.5)
+            d.house(
+                b,
+                x + w / 2,
+                42,
+                0,
+                w,
+                6,
+                2.7 * int(b.u(2, 3.9)),
+                b.pick(tuple(d.WALLS)),
+                b.pick(tuple(d.ROOFS)),
+                0.5,
+            )
         else:
             d.building(b, x + w / 2, 42, w, 6, 2.7 * int(b.u(2, 4.9)), b.pick(tuple(d.WALLS)))
         x += w + b.pick((0.2, 0.2, 1.2))
     _hills(b, Material((0.3, 0.45, 0.22), (0.38, 0.52, 0.26), "noise", 5.0), 5, 9, 16)
     for i in range(int(b.u(2, 4.9))):
-        d.boat(b, b.u(-1, 1) * (3 + 2.5 * i), 9 + 6 * i + b.u(-1, 1), b.u(-0.7, 0.7), b.pick(o.BRIGHT), b.u(1.1, 1.6), b.p(0.55))
+        d.boat(
+            b,
+            b.u(-1, 1) * (3 + 2.5 * i),
+            9 + 6 * i + b.u(-1, 1),
+            b.u(-0.7, 0.7),
+            b.pick(o.BRIGHT),
+            b.u(1.1, 1.6),
+            b.p(0.55),
+        )
     if b.p(0.5):
         d.lighthouse(b, b.pick((-1, 1)) * b.u(10, 17), 34, b.u(14, 18), b.pick(("red", "blue", "black")))
     if b.p(0.35):

@@ -10,7 +10,9 @@ from modality_forcing.data.lowpoly.scene import Builder, Material
 GLASS = Material((0.15, 0.22, 0.3), shininess=0.9)
 
 
-def pine(b: Builder, x, y, h=5.0, z=0.0, snow=False, named=True):
+def pine(
+    b: Builder, x: float, y: float, h: float = 5.0, z: float = 0.0, snow: bool = False, named: bool = True
+) -> None:
     g = b.u(0.8, 1.2)
     m = Material((0.10 * g, 0.33 * g, 0.17), (0.18, 0.42, 0.2), "leaves", 0.5)
     if snow:
@@ -18,7 +20,17 @@ def pine(b: Builder, x, y, h=5.0, z=0.0, snow=False, named=True):
     with b.object("pine tree", (), x, y, z, b.u(0, 6)):
         b.add("cylinder", 0, 0, 0, h * 0.07, h * 0.07, h * 0.3, BARK)
         for i in range(3):
-            b.add("cone", 0, 0, h * (0.16 + 0.24 * i), h * (0.5 - 0.12 * i), h * (0.5 - 0.12 * i), h * 0.38, m, i * 0.7)
+            b.add(
+                "cone",
+                0,
+                0,
+                h * (0.16 + 0.24 * i),
+                h * (0.5 - 0.12 * i),
+                h * (0.5 - 0.12 * i),
+                h * 0.38,
+                m,
+                i * 0.7,
+            )
 
 
 TREES = {"green": ((0.24, 0.50, 0.14), (0.36, 0.60, 0.18)), "orange": ((0.85, 0.42, 0.10), (0.93, 0.6, 0.15)),
@@ -26,7 +38,7 @@ TREES = {"green": ((0.24, 0.50, 0.14), (0.36, 0.60, 0.18)), "orange": ((0.85, 0.
          "pink": ((0.95, 0.62, 0.72), (0.98, 0.78, 0.84))}  # fmt: skip
 
 
-def tree(b: Builder, x, y, h=4.5, z=0.0, colour="green"):
+def tree(b: Builder, x: float, y: float, h: float = 4.5, z: float = 0.0, colour: str = "green") -> None:
     m = Material(*TREES[colour], "leaves", 0.5)
     with b.object("tree", (colour,), x, y, z, b.u(0, 6)):
         b.add("cylinder", 0, 0, 0, h * 0.09, h * 0.09, h * 0.55, BARK)
@@ -35,32 +47,51 @@ def tree(b: Builder, x, y, h=4.5, z=0.0, colour="green"):
         b.add("leaf2", -h * 0.2, -h * 0.08, h * 0.4, h * 0.36, h * 0.36, h * 0.36, m)
 
 
-def bush(b: Builder, x, y, s=1.0, colour="green"):
+def bush(b: Builder, x: float, y: float, s: float = 1.0, colour: str = "green") -> None:
     with b.object("bush", (colour,), x, y, -0.1 * s, b.u(0, 6), 0.6):
         b.add("leaf1", 0, 0, 0, s, s, s * 0.8, Material(*TREES[colour], "leaves", 0.3))
         b.add("leaf2", 0.4 * s, 0.1, 0, 0.7 * s, 0.7 * s, s * 0.6, Material(*TREES[colour], "leaves", 0.3))
 
 
-def rock(b: Builder, x, y, s=1.0, m: Material = STONE):
+def rock(b: Builder, x: float, y: float, s: float = 1.0, m: Material = STONE) -> None:
     with b.object("rock", (), x, y, -0.15 * s, b.u(0, 6), 0.6):
         b.add(f"rock{int(b.u(0, 4))}", 0, 0, 0, s * b.u(0.9, 1.3), s * b.u(0.8, 1.1), s * b.u(0.6, 0.9), m)
 
 
-def palm(b: Builder, x, y, h=5.0):
+def palm(b: Builder, x: float, y: float, h: float = 5.0) -> None:
     m = Material((0.18, 0.5, 0.18), (0.4, 0.62, 0.2), "leaves", 0.4)
     with b.object("palm tree", (), x, y, -0.1, b.u(0, 6), 1.4):
         for i in range(4):
-            b.add("cylinder", 0.012 * h * i * i, 0, h * i / 4, h * (0.085 - 0.01 * i), h * (0.085 - 0.01 * i), h * 0.27, BARK,
-                  roll=0.06 * i)  # fmt: skip
+            b.add(
+                "cylinder",
+                0.012 * h * i * i,
+                0,
+                h * i / 4,
+                h * (0.085 - 0.01 * i),
+                h * (0.085 - 0.01 * i),
+                h * 0.27,
+                BARK,
+                roll=0.06 * i,
+            )
         for i in range(8):
             a = i * math.pi / 4
             cx, cy = 0.19 * h + 0.12 * h * math.cos(a), 0.12 * h * math.sin(a)
             b.add("pyramid", cx, cy, h * 1.03, h * 0.13, 0.05 * h, h * 0.42, m, yaw=a, roll=1.85)
-            b.add("leaf0", 0.19 * h + 0.2 * h * math.cos(a), 0.2 * h * math.sin(a), h * 0.97, h * 0.34, h * 0.12, h * 0.06, m,
-                  yaw=a, roll=0.32)  # fmt: skip
+            b.add(
+                "leaf0",
+                0.19 * h + 0.2 * h * math.cos(a),
+                0.2 * h * math.sin(a),
+                h * 0.97,
+                h * 0.34,
+                h * 0.12,
+                h * 0.06,
+                m,
+                yaw=a,
+                roll=0.32,
+            )
 
 
-def cactus(b: Builder, x, y, h=2.2):
+def cactus(b: Builder, x: float, y: float, h: float = 2.2) -> None:
     m = Material((0.2, 0.48, 0.22), (0.28, 0.56, 0.26), "leaves", 0.2)
     w = h * 0.17
     with b.object("cactus", ("green",), x, y, 0, b.u(-0.5, 0.5), 1.4):
@@ -72,10 +103,23 @@ def cactus(b: Builder, x, y, h=2.2):
             b.add("sphere", side * h * 0.27, 0, h * (z + 0.31), w * 0.8, w * 0.8, w * 0.8, m)
 
 
-ROOFS = {"red": (0.66, 0.22, 0.15), "brown": (0.40, 0.25, 0.16), "grey": (0.36, 0.38, 0.42), "blue": (0.25, 0.36, 0.55)}
-WALLS = {"white": (0.9, 0.88, 0.83), "yellow": (0.93, 0.79, 0.45), "red": (0.7, 0.28, 0.2), "blue": (0.5, 0.64, 0.8),
-         "pink": (0.9, 0.65, 0.62), "green": (0.56, 0.7, 0.5), "orange": (0.9, 0.58, 0.3), "beige": (0.84, 0.74, 0.57),
-         "brick": (0.62, 0.3, 0.22)}  # fmt: skip
+ROOFS = {
+    "red": (0.66, 0.22, 0.15),
+    "brown": (0.40, 0.25, 0.16),
+    "grey": (0.36, 0.38, 0.42),
+    "blue": (0.25, 0.36, 0.55),
+}
+WALLS = {
+    "white": (0.9, 0.88, 0.83),
+    "yellow": (0.93, 0.79, 0.45),
+    "red": (0.7, 0.28, 0.2),
+    "blue": (0.5, 0.64, 0.8),
+    "pink": (0.9, 0.65, 0.62),
+    "green": (0.56, 0.7, 0.5),
+    "orange": (0.9, 0.58, 0.3),
+    "beige": (0.84, 0.74, 0.57),
+    "brick": (0.62, 0.3, 0.22),
+}
 
 
 def wall_material(colour: str, step: float = 2.2) -> Material:
@@ -83,19 +127,51 @@ def wall_material(colour: str, step: float = 2.2) -> Material:
     return Material(WALLS[colour], (0.16, 0.24, 0.34), "facade", step)
 
 
-def house(b: Builder, x, y, yaw=0.0, w=6.0, d=5.0, h=3.4, colour="white", roof="red", z=0.0, chimney=True):
+def house(
+    b: Builder,
+    x: float,
+    y: float,
+    yaw: float = 0.0,
+    w: float = 6.0,
+    d: float = 5.0,
+    h: float = 3.4,
+    colour: str = "white",
+    roof: str = "red",
+    z: float = 0.0,
+    chimney: bool = True,
+) -> None:
     """The front with its door faces local -y."""
     with b.object("house", (colour,), x, y, z, yaw, 1.2):
         step = h / max(1, round(h / 2.6))
         b.add("box", 0, 0, 0, w, d, h, wall_material(colour, step))
-        b.add("wedge", 0, 0, h, w + 0.7, d + 0.8, h * 0.55 + 0.6, Material(ROOFS[roof], dim(ROOFS[roof], 0.75), "planks", 0.7))
+        b.add(
+            "wedge",
+            0,
+            0,
+            h,
+            w + 0.7,
+            d + 0.8,
+            h * 0.55 + 0.6,
+            Material(ROOFS[roof], dim(ROOFS[roof], 0.75), "planks", 0.7),
+        )
         b.add("box", 0, -d / 2, 0, 1.1, 0.12, 2.1, wood("dark"))
         b.add("box", 0, -d / 2 - 0.3, 0, 1.5, 0.7, 0.15, STONE)
         if chimney:
-            b.add("box", w * 0.28, d * 0.1, h, 0.6, 0.6, h * 0.55 + 0.9, Material(WALLS["brick"], (0.8, 0.75, 0.7), "bricks", 0.5))
+            b.add(
+                "box",
+                w * 0.28,
+                d * 0.1,
+                h,
+                0.6,
+                0.6,
+                h * 0.55 + 0.9,
+                Material(WALLS["brick"], (0.8, 0.75, 0.7), "bricks", 0.5),
+            )
 
 
-def building(b: Builder, x, y, w, d, h, colour, yaw=0.0):
+def building(
+    b: Builder, x: float, y: float, w: float, d: float, h: float, colour: str, yaw: float = 0.0
+) -> None:
     """A flat-roofed town house."""
     with b.object("building", (colour,), x, y, 0, yaw, 1.0):
         b.add("box", 0, 0, 0, w, d, h, wall_material(colour, 2.6))
@@ -103,7 +179,17 @@ def building(b: Builder, x, y, w, d, h, colour, yaw=0.0):
         b.add("box", 0, 0, 0, w + 0.12, d + 0.12, 0.5, Material(dim(WALLS[colour], 0.5)))
 
 
-def tower(b: Builder, x, y, w=3.0, h=9.0, roof="red", z=0.0, m: Material | None = None, name="tower"):
+def tower(
+    b: Builder,
+    x: float,
+    y: float,
+    w: float = 3.0,
+    h: float = 9.0,
+    roof: str = "red",
+    z: float = 0.0,
+    m: Material | None = None,
+    name: str = "tower",
+) -> None:
     m = m or Material((0.66, 0.63, 0.58), (0.5, 0.48, 0.45), "bricks", 1.1)
     with b.object(name, (), x, y, z, 0, 1.2):
         b.add("cylinder", 0, 0, 0, w, w, h, m)
@@ -111,10 +197,20 @@ def tower(b: Builder, x, y, w=3.0, h=9.0, roof="red", z=0.0, m: Material | None 
         b.add("cone", 0, 0, h + 0.4, w * 1.35, w * 1.35, w * 1.3, Material(ROOFS[roof]))
         for i in (0, 1, 2):
             a = -math.pi / 2 + (i - 1) * 0.9
-            b.add("box", math.cos(a) * w * 0.47, math.sin(a) * w * 0.47, h * 0.55, 0.5, 0.5, 1.1, Material((0.1, 0.1, 0.13)), a)
+            b.add(
+                "box",
+                math.cos(a) * w * 0.47,
+                math.sin(a) * w * 0.47,
+                h * 0.55,
+                0.5,
+                0.5,
+                1.1,
+                Material((0.1, 0.1, 0.13)),
+                a,
+            )
 
 
-def car(b: Builder, x, y, yaw=0.0, colour="red"):
+def car(b: Builder, x: float, y: float, yaw: float = 0.0, colour: str = "red") -> None:
     m = paint(colour, 0.45)
     with b.object("car", (colour,), x, y, 0, yaw, 2.0):
         b.add("box", 0, 0, 0.32, 1.75, 4.0, 0.55, m)
@@ -128,7 +224,7 @@ def car(b: Builder, x, y, yaw=0.0, colour="red"):
         b.add("box", 0, 0, 0.34, 1.8, 4.1, 0.14, BLACK)
 
 
-def bench(b: Builder, x, y, yaw=0.0):
+def bench(b: Builder, x: float, y: float, yaw: float = 0.0) -> None:
     m = wood("warm")
     with b.object("bench", ("wooden",), x, y, 0, yaw, 1.3):
         b.add("box", 0, 0, 0.42, 1.7, 0.5, 0.07, m)
@@ -137,7 +233,7 @@ def bench(b: Builder, x, y, yaw=0.0):
             b.add("box", i * 0.7, 0, 0, 0.1, 0.45, 0.42, BLACK)
 
 
-def street_lamp(b: Builder, x, y, on=False, h=4.2):
+def street_lamp(b: Builder, x: float, y: float, on: bool = False, h: float = 4.2) -> None:
     with b.object("street lamp", (), x, y, 0, 0, 1.0):
         b.add("cylinder", 0, 0, 0, 0.14, 0.14, h, Material((0.13, 0.14, 0.16)))
         b.add("cylinder", 0, 0, 0, 0.3, 0.3, 0.4, Material((0.13, 0.14, 0.16)))
@@ -146,7 +242,9 @@ def street_lamp(b: Builder, x, y, on=False, h=4.2):
         b.lamp(x, y, h - 0.2, (4.2, 2.6, 1.1), 2.6)
 
 
-def boat(b: Builder, x, y, yaw=0.0, colour="red", s=1.0, sail=False):
+def boat(
+    b: Builder, x: float, y: float, yaw: float = 0.0, colour: str = "red", s: float = 1.0, sail: bool = False
+) -> None:
     with b.object("sailboat" if sail else "boat", (colour,), x, y, -0.25 * s, yaw, 1.8):
         b.add("hull", 0, 0, 0, 3.4 * s, 1.5 * s, 0.8 * s, paint(colour, 0.2))
         b.add("box", -0.2 * s, 0, 0.72 * s, 2.2 * s, 1.0 * s, 0.1 * s, wood("light"))
@@ -159,13 +257,13 @@ def boat(b: Builder, x, y, yaw=0.0, colour="red", s=1.0, sail=False):
             b.add("box", -0.5 * s, 0, 1.5 * s, 1.1 * s, 1.0 * s, 0.1 * s, paint(colour))
 
 
-def umbrella(b: Builder, x, y, colour="red"):
+def umbrella(b: Builder, x: float, y: float, colour: str = "red") -> None:
     with b.object("umbrella", (colour,), x, y, 0, 0, 2.0):
         b.add("cylinder", 0, 0, 0, 0.07, 0.07, 2.1, WHITE, roll=0.08)
         b.add("cone", 0.15, 0, 1.8, 2.4, 2.4, 0.6, Material(COLOURS[colour]), roll=0.08)
 
 
-def fence(b: Builder, x0, y0, x1, y1, m: Material | None = None):
+def fence(b: Builder, x0: float, y0: float, x1: float, y1: float, m: Material | None = None) -> None:
     m = m or wood("light")
     length, yaw = math.hypot(x1 - x0, y1 - y0), math.atan2(y1 - y0, x1 - x0)
     with b.object("fence", (), (x0 + x1) / 2, (y0 + y1) / 2, 0, yaw, 0.6):
@@ -176,7 +274,7 @@ def fence(b: Builder, x0, y0, x1, y1, m: Material | None = None):
             b.add("box", 0, 0, z, length, 0.06, 0.12, m)
 
 
-def lighthouse(b: Builder, x, y, h=12.0, colour="red"):
+def lighthouse(b: Builder, x: float, y: float, h: float = 12.0, colour: str = "red") -> None:
     with b.object("lighthouse", (), x, y, 0, 0, 2.0):
         for i in range(5):
             w = h * (0.26 - 0.025 * i)
@@ -184,5 +282,3 @@ def lighthouse(b: Builder, x, y, h=12.0, colour="red"):
         b.add("cylinder", 0, 0, h * 0.8, h * 0.2, h * 0.2, h * 0.02, BLACK)
         b.add("cylinder", 0, 0, h * 0.82, h * 0.1, h * 0.1, h * 0.09, Material((1, 0.9, 0.6), emission=1.5))
         b.add("cone", 0, 0, h * 0.91, h * 0.15, h * 0.15, h * 0.1, paint(colour))
-
-

@@ -66,7 +66,9 @@ class _Geometry:
         """Index of the triangle each ray meets first, -1 for none."""
         return np.asarray(self.embree.run(origins, directions))
 
-    def free(self, origins: np.ndarray, directions: np.ndarray, reach: np.ndarray | None = None) -> np.ndarray:
+    def free(
+        self, origins: np.ndarray, directions: np.ndarray, reach: np.ndarray | None = None
+    ) -> np.ndarray:
         """True where nothing stands in the way."""
         if len(origins) == 0:
             return np.zeros(0, bool)
@@ -97,7 +99,12 @@ _FAN = _hemisphere(32)[np.random.default_rng(3).permutation(32)].reshape(16, 2, 
 
 
 def _occlusion(
-    geometry: _Geometry, point: np.ndarray, normal: np.ndarray, depth: np.ndarray, solid: np.ndarray, radius: float
+    geometry: _Geometry,
+    point: np.ndarray,
+    normal: np.ndarray,
+    depth: np.ndarray,
+    solid: np.ndarray,
+    radius: float,
 ) -> np.ndarray:
     """Openness 0..1 (H, W): two of 32 hemisphere rays per pixel, gathered over 4x4 along surfaces."""
     h, w = depth.shape

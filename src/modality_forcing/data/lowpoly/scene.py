@@ -186,12 +186,20 @@ class Builder:
         f = self.flip
         self.primitives.append(
             Primitive(
-                kind, self.world(x, y, z), (sx * f, sy, sz), material, (self._frame[3] + yaw) * f, tilt, roll * f,
+                kind,
+                self.world(x, y, z),
+                (sx * f, sy, sz),
+                material,
+                (self._frame[3] + yaw) * f,
+                tilt,
+                roll * f,
                 self._id,
             )
-        )  # fmt: skip
+        )
 
-    def lamp(self, x: float, y: float, z: float, colour: Vec3, reach: float = 2.0, shadow: bool = False) -> None:
+    def lamp(
+        self, x: float, y: float, z: float, colour: Vec3, reach: float = 2.0, shadow: bool = False
+    ) -> None:
         """Add a point light in the current frame."""
         self.light.lamps.append(PointLight(self.world(x, y, z), colour, reach, shadow))
 
