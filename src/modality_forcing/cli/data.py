@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
 
 import typer
+
+if TYPE_CHECKING:
+    from modality_forcing.data.lowpoly.cache import Cache
 
 app = typer.Typer(help="Make and look at training data.", no_args_is_help=False)
 
@@ -64,7 +68,6 @@ def inspect(
 ) -> None:
     """Count what a data folder holds, and draw some of it."""
     from collections import Counter
-    from pathlib import Path
 
     import numpy as np
 
@@ -101,7 +104,8 @@ def inspect(
         print(target)
 
 
-def _sheet(cache, chosen: list[int], target) -> None:  # type: ignore[no-untyped-def]
+def _sheet(cache: Cache, chosen: list[int], target: Path) -> None:
+    """Picture and depth of each chosen sample, four samples in a row."""
     from PIL import Image
 
     from modality_forcing.io.atomic import atomic_file

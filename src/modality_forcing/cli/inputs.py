@@ -121,7 +121,7 @@ def parse_size(text: str) -> tuple[int, int]:
     return width, height
 
 
-def parse_log2_alpha(text: str | None) -> dict[str, float | None]:
+def parse_log2_alpha(text: str | None) -> dict[str, Any]:
     """ "none" or a number -> the keyword argument; nothing given -> no argument."""
     if text is None:
         return {}

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from modality_forcing.cli import options as o
 
 TOGETHER = 8  # results computed and then saved together: what Ctrl-C can cost
@@ -46,7 +48,7 @@ def joint(
     alpha = inputs.parse_log2_alpha(log2_alpha)
     if "size" in run.sampling:
         inputs.check_camera(run.camera, *run.sampling["size"])
-    refine = {} if refine_depth is None else {"refine_depth": refine_depth}
+    refine: dict[str, Any] = {} if refine_depth is None else {"refine_depth": refine_depth}
 
     items = [(text, number) for text in texts for number in run.seeds]
     session = Session(run.out, run.cloud)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import signal
 import sys
 from collections.abc import Sequence
-from typing import Annotated, NoReturn
+from typing import Annotated, Any, NoReturn
 
 import typer
 
@@ -16,7 +16,7 @@ from modality_forcing.errors import OutOfMemoryError, UserError
 EXIT_FAILED, EXIT_BAD_INPUT, EXIT_INTERRUPTED = 1, 2, 130
 LONGEST_MESSAGE = 600  # characters: a file name may be thousands long
 # typer carries click inside itself in some versions and depends on it in others.
-_USAGE_ERROR = next(c for c in typer.BadParameter.__mro__ if c.__name__ == "ClickException")
+_USAGE_ERROR: type[Any] = next(c for c in typer.BadParameter.__mro__ if c.__name__ == "ClickException")
 
 FIRST_STEPS = """\
 Modality Forcing: one diffusion transformer for images and depth. Try first:
@@ -66,7 +66,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             result = app(args=None if arguments is None else list(arguments), standalone_mode=False)
         return result if isinstance(result, int) else 0
     except _USAGE_ERROR as error:
-        return _fail(error.format_message(), EXIT_BAD_INPUT)  # type: ignore[attr-defined]
+        return _fail(error.format_message(), EXIT_BAD_INPUT)
     except UserError as error:
         return _fail(str(error), EXIT_BAD_INPUT)
     except OutOfMemoryError as error:

@@ -42,7 +42,17 @@ def rows() -> list[Row]:
     return whole + bare
 
 
-HEADINGS = ("model", "transformer", "autoencoder", "hidden", "heads", "blocks", "depth", "text encoder", "licence")
+HEADINGS = (
+    "model",
+    "transformer",
+    "autoencoder",
+    "hidden",
+    "heads",
+    "blocks",
+    "depth",
+    "text encoder",
+    "licence",
+)
 RIGHT_ALIGNED = (1, 2, 3, 4)
 
 
