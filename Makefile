@@ -9,6 +9,8 @@
 
 PYTHON ?= python3
 VENV   ?= .venv
+# Test processes; 0 runs the tests in one, which is easier to read.
+JOBS   ?= auto
 PROMPT ?= a cozy sunlit kitchen with wooden cabinets
 
 ifeq ($(OS),Windows_NT)
@@ -50,7 +52,7 @@ lint: $(VENV)/.dev
 	$(BIN)/mypy
 
 test: lint
-	$(BIN)/python -m pytest -q
+	$(BIN)/python -m pytest -q -n $(JOBS) --dist loadfile
 
 bench: $(VENV)/.base
 	@for script in benchmarks/*.py; do echo "== $$script"; $(BIN)/python $$script || exit 1; done

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-# One thread each: the suite runs its files in parallel, and two thread pools on two cores wait for each other.
+# One thread each: the suite runs its files in parallel, and thread pools on few cores wait for each other.
 os.environ["OMP_NUM_THREADS"] = "1"
 
 import numpy as np

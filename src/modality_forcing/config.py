@@ -74,6 +74,11 @@ class FlowConfig:
     """"velocity" or "x0": what the image head predicts."""
     depth_prediction: str = "x0"
 
+    def __post_init__(self) -> None:
+        for name in ("rgb_prediction", "depth_prediction"):
+            if getattr(self, name) not in ("velocity", "x0"):
+                raise UserError(f"flow.{name} is {getattr(self, name)!r}; known: velocity, x0")
+
 
 @dataclass(frozen=True)
 class SamplerConfig:
@@ -257,6 +262,8 @@ class TrainConfig:
     def __post_init__(self) -> None:
         if self.stage not in ("autoencoder", "t2i", "forcing"):
             raise UserError(f"stage is {self.stage!r}; known: autoencoder, t2i, forcing")
+        if self.precision not in ("bf16", "fp32"):
+            raise UserError(f"precision is {self.precision!r}; known: bf16, fp32")
         for name in ("steps", "batch", "image_size", "log_every", "save_every", "keep"):
             if getattr(self, name) < 1:
                 raise UserError(f"{name} is {getattr(self, name)}; it must be at least 1")
@@ -323,6 +330,8 @@ def _coerce(hint: Any, value: Any, where: str) -> Any:
     if origin is tuple:
         if isinstance(value, str):
             value = [part for part in value.strip("()[] ").split(",") if part.strip()]
+        if not isinstance(value, list | tuple):
+            raise UserError(f"{where}={value!r} is not a list")
         return tuple(_coerce(args[0], part, where) for part in value)
     if origin is dict or hint is dict:
         return dict(value)
@@ -333,6 +342,8 @@ def _coerce(hint: Any, value: Any, where: str) -> Any:
             return {"true": True, "1": True, "yes": True, "false": False, "0": False, "no": False}[
                 str(value).lower()
             ]
+        if hint in (int, float) and isinstance(value, bool):
+            raise TypeError
         if hint is int:
             if isinstance(value, float) and value != int(value):
                 raise ValueError
@@ -340,7 +351,9 @@ def _coerce(hint: Any, value: Any, where: str) -> Any:
         if hint is float:
             return float(value)
         if hint is str:
-            return str(value)
-    except (ValueError, KeyError, TypeError):
+            if not isinstance(value, str):
+                raise TypeError
+            return value
+    except (ValueError, KeyError, TypeError, OverflowError):
         raise UserError(f"{where}={value!r} is not a valid {hint.__name__}") from None
     return value

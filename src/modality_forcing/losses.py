@@ -22,7 +22,7 @@ def velocity_loss(prediction: Tensor, x0: Tensor, noise: Tensor, weight: Tensor)
         prediction, x0, noise: (B, N, C).
         weight: broadcastable to (B, N, C), 0 where an element does not count.
     """
-    return _weighted((prediction.float() - (noise - x0)).square(), weight)
+    return _weighted_square(prediction.float() - (noise - x0), weight)
 
 
 def x0_loss(prediction: Tensor, x0: Tensor, t: Tensor, t_min: float, weight: Tensor) -> SumCount:
@@ -33,7 +33,7 @@ def x0_loss(prediction: Tensor, x0: Tensor, t: Tensor, t_min: float, weight: Ten
         t_min: clamp on the divisor; without it the smallest levels would drown the rest.
     """
     scale = expand_level(t.clamp_min(t_min), x0)
-    return _weighted(((prediction.float() - x0) / scale).square(), weight)
+    return _weighted_square((prediction.float() - x0) / scale, weight)
 
 
 def distillation_loss(
@@ -46,12 +46,15 @@ def distillation_loss(
 ) -> SumCount:
     """(l_hi t_depth + l_lo (1 - t_depth)) ||v_T2I - v_rgb||^2 (spec section 2, self-distillation)."""
     factor = expand_level(lambda_high * t_depth + lambda_low * (1 - t_depth), prediction)
-    squared = factor * (prediction.float() - teacher.float()).square()
-    return _weighted(squared, weight)
+    return _weighted_square(prediction.float() - teacher.float(), weight, factor)
 
 
-def _weighted(squared: Tensor, weight: Tensor) -> SumCount:
-    """Sum of weighted squares and of weights; an element of weight 0 may hold anything, NaN included."""
-    weight = weight.to(squared.dtype).expand_as(squared)
-    total = torch.where(weight > 0, squared * weight, torch.zeros_like(squared)).sum()
-    return total, weight.sum()
+def _weighted_square(difference: Tensor, weight: Tensor, factor: Tensor | float = 1.0) -> SumCount:
+    """Sum of weight * factor * difference^2 and sum of weights.
+
+    An element of weight 0 may hold anything, NaN included: it is put to zero before it is squared, because
+    a mask after the square would still send NaN back as its gradient (0 * NaN).
+    """
+    weight = weight.to(difference.dtype).expand_as(difference)
+    counted = torch.where(weight > 0, difference, torch.zeros_like(difference))
+    return (weight * factor * counted.square()).sum(), weight.sum()

@@ -64,6 +64,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         with _terminate_cleanly():
             result = app(args=None if arguments is None else list(arguments), standalone_mode=False)
+        if result == EXIT_INTERRUPTED:  # what newer versions of typer make of KeyboardInterrupt
+            raise KeyboardInterrupt
         return result if isinstance(result, int) else 0
     except _USAGE_ERROR as error:
         return _fail(error.format_message(), EXIT_BAD_INPUT)

@@ -78,8 +78,9 @@ def encode_depth(
     Returns:
         tokens (B, N, patch^2) with 0 at invalid pixels, validity (B, N, patch^2) bool, means (B,).
     """
+    depth = depth.float()  # first: what float32 cannot hold is no measurement either
     valid = valid_depth(depth, mask)
-    normalised, mean = unit_mean(torch.nan_to_num(depth.float(), nan=0.0, posinf=0.0, neginf=0.0), valid)
+    normalised, mean = unit_mean(depth, valid)
     contracted = contract(normalised)
     if sky == "far":
         infinite = torch.isposinf(depth) if mask is None else torch.isposinf(depth) & mask.bool()

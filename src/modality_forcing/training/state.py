@@ -28,10 +28,15 @@ def save_state(
     info: dict[str, Any],
     keep: int,
 ) -> Path:
-    """Write ``run/checkpoints/step_N`` whole or not at all and drop older ones beyond ``keep``."""
+    """Write ``run/checkpoints/step_N`` whole or not at all and drop older ones beyond ``keep``.
+
+    A checkpoint of this step that is already there is whole and says the same: it stays as it is.
+    """
     root = run / "checkpoints"
     root.mkdir(parents=True, exist_ok=True)
     target = root / f"step_{step:08d}"
+    if target.is_dir():
+        return target
     aside = root / f".step_{step:08d}.{os.getpid()}"
     shutil.rmtree(aside, ignore_errors=True)
     aside.mkdir()
@@ -40,10 +45,11 @@ def save_state(
     for index, optimizer in enumerate(optimizers):
         save_file(_flatten(optimizer), aside / f"optimizer_{index}.safetensors")
     (aside / "state.json").write_text(json.dumps({"step": step, **info}, indent=1))
-    shutil.rmtree(target, ignore_errors=True)
     aside.rename(target)
     for old in list_steps(run)[:-keep]:
-        shutil.rmtree(root / f"step_{old:08d}", ignore_errors=True)
+        # Out of sight in one move, so that no half-deleted folder looks like a checkpoint.
+        doomed = (root / f"step_{old:08d}").rename(root / f".old_{old:08d}.{os.getpid()}")
+        shutil.rmtree(doomed, ignore_errors=True)
     return target
 
 

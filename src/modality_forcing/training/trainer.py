@@ -45,7 +45,7 @@ class Trainer:
     def __init__(self, config: TrainConfig, run: Path, *, resume: bool = False) -> None:
         self.config = config
         self.run_folder = run
-        if state.list_steps(run) and not resume:
+        if not resume and (state.list_steps(run) or (run / "config.json").exists()):
             raise UserError(f"{run} already holds a run; resume it or name another folder")
         if config.threads:
             torch.set_num_threads(config.threads)
@@ -55,6 +55,9 @@ class Trainer:
         self.teacher: Transformer | None = None
         self.text: TextSource | None = None
         self.model = self._build()
+        distills = config.forcing.distill_high > 0 or config.forcing.distill_low > 0
+        if config.stage == "forcing" and distills and self.teacher is None:
+            raise UserError("forcing.distill_* needs a teacher: init=FOLDER of a text-to-image run")
         self.optimizers = make_optimizers(self.model, config.optim)
         self.ema = EMA(self.model, config.optim.ema)
         self.step = 0
@@ -144,7 +147,8 @@ class Trainer:
         losses["loss"].backward()
         parameters = [p for p in self.model.parameters() if p.requires_grad]
         norm = torch.nn.utils.clip_grad_norm_(parameters, config.clip)
-        if torch.isfinite(losses["loss"]) and torch.isfinite(norm):
+        finite = bool(torch.isfinite(losses["loss"]) and torch.isfinite(norm))
+        if finite:
             for optimizer in self.optimizers:
                 optimizer.step()
             self.ema.update(self.model, self.step)
@@ -158,10 +162,10 @@ class Trainer:
                     f"the last at step {self.step}, samples {samples}"
                 )
         self.step += 1
-        return {name: float(value.detach()) for name, value in losses.items()} | {
-            "grad_norm": float(norm),
-            "lr": lr,
-        }
+        if not finite:
+            return {"skipped": 1.0, "lr": lr}
+        numbers = {name: float(value.detach()) for name, value in losses.items()}
+        return numbers | {"grad_norm": float(norm), "lr": lr, "skipped": 0.0}
 
     def save(self) -> Path:
         """Write a checkpoint of the finished steps."""
@@ -180,8 +184,9 @@ class Trainer:
             window: list[dict[str, float]] = []
             while self.step < self.config.steps and not stopping():
                 window.append(self.train_step())
-                if self.step % self.config.log_every == 0 or self.step == self.config.steps:
-                    row = {key: sum(w[key] for w in window) / len(window) for key in window[-1]}
+                due = self.step % self.config.log_every == 0 or self.step == self.config.steps
+                if due and not all(numbers["skipped"] for numbers in window):
+                    row = summarise(window)
                     row["step"] = self.step
                     elapsed = time.perf_counter() - started
                     row["samples_per_s"] = (self.step - first) * self.config.batch / elapsed
@@ -194,6 +199,13 @@ class Trainer:
                 if self.step % self.config.save_every == 0:
                     self.save()
             return self.save()
+
+
+def summarise(window: list[dict[str, float]]) -> dict[str, float]:
+    """Means over the steps that counted, and how many were skipped because they were not finite."""
+    good = [numbers for numbers in window if not numbers["skipped"]]
+    row = {key: sum(numbers[key] for numbers in good) / len(good) for key in good[-1]}
+    return row | {"skipped": sum(numbers["skipped"] for numbers in window)}
 
 
 @contextlib.contextmanager
