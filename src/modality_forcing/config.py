@@ -245,6 +245,9 @@ class TrainConfig:
     """"bf16": autocast over float32 weights; "fp32"."""
     threads: int = 0
     """CPU threads; 0: all."""
+    remember: bool = False
+    """Keep the frozen encoders' outputs in memory (float16) after their first use. A resumed run then follows
+    the uninterrupted one up to rounding instead of to the bit."""
     log_every: int = 10
     save_every: int = 200
     keep: int = 2

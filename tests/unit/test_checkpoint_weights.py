@@ -124,7 +124,7 @@ def test_damaged_files(saved, tmp_path):
     }
     for name, content in damaged.items():
         (tmp_path / f"{name}.safetensors").write_bytes(content)
-        with pytest.raises(UserError, match="damaged"):
+        with pytest.raises(UserError, match="is damaged"):
             open_weights(tmp_path / f"{name}.safetensors")
 
 
@@ -141,14 +141,15 @@ def test_pickles_are_refused_whatever_their_name(tmp_path, name, protocol):
         torch.save({"weight": torch.zeros(3)}, path)
     else:
         path.write_bytes(pickle.dumps(Bomb(), protocol=protocol))
-    kind = "damaged" if (protocol == 0 and name.endswith(".safetensors")) else "pickle"
-    with pytest.raises(UserError, match=kind):
+    # A text pickle under a wrong name looks like any damaged file; the folder's name says "pickle" too.
+    text_pickle = protocol == 0 and name.endswith(".safetensors")
+    with pytest.raises(UserError, match="is damaged" if text_pickle else "is a pickle, which"):
         open_weights(path)
 
 
 def test_folder_of_pickles_is_refused(tmp_path):
     (tmp_path / "pytorch_model.bin").write_bytes(b"PK")
-    with pytest.raises(UserError, match="pickled"):
+    with pytest.raises(UserError, match="only pickled weights"):
         open_weights(tmp_path)
 
 

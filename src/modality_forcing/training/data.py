@@ -27,6 +27,7 @@ class Batch:
     measured: Tensor
     captions: list[str]
     indices: list[int]
+    mirrored: list[bool]
 
 
 def rng_for(seed: int, *keys: int) -> np.random.Generator:
@@ -64,11 +65,12 @@ class CacheLoader:
         """The batch of one step; ``sparse_kinds`` empty: every finite pixel and the sky is measured."""
         indices = self.indices(step)
         rng = rng_for(self.seed, 2, step)
-        images, depths, measured, captions = [], [], [], []
+        images, depths, measured, captions, mirrored = [], [], [], [], []
         for index in indices:
             rgb, depth, _, texts = self.cache[int(index)]
             caption = texts[int(rng.integers(len(texts)))] if texts else ""
-            if rng.random() < 0.5:
+            mirrored.append(bool(rng.random() < 0.5))
+            if mirrored[-1]:
                 rgb, depth, caption = rgb[:, ::-1], depth[:, ::-1], mirrored_caption(caption)
             if sparse_kinds:
                 kind = sparse_kinds[int(rng.integers(len(sparse_kinds)))]
@@ -88,4 +90,5 @@ class CacheLoader:
             measured=torch.from_numpy(np.stack(measured)),
             captions=captions,
             indices=[int(i) for i in indices],
+            mirrored=mirrored,
         )

@@ -17,6 +17,7 @@ from modality_forcing.losses import SumCount, distillation_loss, mean, velocity_
 from modality_forcing.model.autoencoder import Autoencoder
 from modality_forcing.model.transformer import Transformer
 from modality_forcing.training.data import Batch
+from modality_forcing.training.memory import Remembered
 
 Losses = dict[str, Tensor]
 """Named losses; "loss" is the one to minimise."""
@@ -48,25 +49,27 @@ def random_crops(images: Tensor, side: int, generator: torch.Generator) -> Tenso
         return images
     rows = torch.randint(height - side + 1, (len(images),), generator=generator).tolist()
     cols = torch.randint(width - side + 1, (len(images),), generator=generator).tolist()
-    crops = [
-        image[:, r : r + side, c : c + side] for image, r, c in zip(images, rows, cols, strict=True)
-    ]
+    crops = [image[:, r : r + side, c : c + side] for image, r, c in zip(images, rows, cols, strict=True)]
     return torch.stack(crops).contiguous(memory_format=torch.channels_last)
 
 
 class TextSource:
     """Text tokens for a batch of captions with dropout to the empty prompt."""
 
-    def __init__(self, encode: Callable[[list[str]], Tensor], dropout: float) -> None:
+    def __init__(
+        self, encode: Callable[[list[str]], Tensor], dropout: float, memory: Remembered | None = None
+    ) -> None:
         self.encode = encode
         self.dropout = dropout
+        self.memory = memory
 
     def __call__(self, captions: list[str], generator: torch.Generator) -> Tensor:
         """(B, T, C); each caption is replaced by "" with probability ``dropout``."""
-        drop = torch.rand(len(captions), generator=generator) < self.dropout
-        return self.encode(
-            ["" if dropped else caption for caption, dropped in zip(captions, drop.tolist(), strict=True)]
-        )
+        drop = (torch.rand(len(captions), generator=generator) < self.dropout).tolist()
+        texts = ["" if dropped else caption for caption, dropped in zip(captions, drop, strict=True)]
+        if self.memory is None:
+            return self.encode(texts)
+        return self.memory(texts, lambda positions: self.encode([texts[i] for i in positions]))
 
 
 def t2i_loss(

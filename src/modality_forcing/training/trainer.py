@@ -20,7 +20,8 @@ from modality_forcing.model.autoencoder import Autoencoder
 from modality_forcing.model.transformer import Transformer
 from modality_forcing.model.warm_start import initialise, initialise_autoencoder, warm_start
 from modality_forcing.training import state
-from modality_forcing.training.data import CacheLoader
+from modality_forcing.training.data import Batch, CacheLoader
+from modality_forcing.training.memory import Remembered
 from modality_forcing.training.optim import EMA, learning_rate, make_optimizers
 from modality_forcing.training.stages import (
     Losses,
@@ -77,7 +78,9 @@ class Trainer:
         self.autoencoder = load_autoencoder(Path(config.autoencoder), config)
         self.autoencoder.eval().requires_grad_(False).to(memory_format=torch.channels_last)  # type: ignore
         encoder = MiniLMTextEncoder(max_tokens=config.model.text.max_tokens)
-        self.text = TextSource(encoder.encode, config.forcing.text_dropout)
+        self.latent_memory = Remembered() if config.remember else None
+        text_memory = Remembered() if config.remember else None
+        self.text = TextSource(encoder.encode, config.forcing.text_dropout, text_memory)
         if config.stage == "t2i":
             transformer = Transformer(config.model.transformer.backbone())
             initialise(transformer, self.generator)
@@ -111,14 +114,24 @@ class Trainer:
         assert self.text is not None
         kinds = config.forcing.sparse_kinds if config.stage == "forcing" else ()
         batch = self.loader.load(step, kinds)
-        with torch.no_grad():
-            latents = self.autoencoder.encode(batch.images.contiguous(memory_format=torch.channels_last))
+        latents = self._latents(batch)
         text = self.text(batch.captions, generator)
         with self._autocast():
             if config.stage == "t2i":
                 return t2i_loss(self.model, latents, text, config.model.flow, generator)
             teach = self._teach if self.teacher is not None else None
             return forcing_loss(self.model, latents, batch, text, config, generator, teach)
+
+    @torch.no_grad()
+    def _latents(self, batch: Batch) -> Tensor:
+        """Latents (B, C, h, w) of a batch's images, by the frozen autoencoder."""
+        autoencoder = self.autoencoder
+        assert autoencoder is not None
+        images = batch.images.contiguous(memory_format=torch.channels_last)
+        if self.latent_memory is None:
+            return autoencoder.encode(images)
+        keys = list(zip(batch.indices, batch.mirrored, strict=True))
+        return self.latent_memory(keys, lambda positions: autoencoder.encode(images[positions]))
 
     @torch.no_grad()
     def _teach(self, rgb_t: Tensor, text: Tensor, t_rgb: Tensor) -> Tensor:
@@ -175,7 +188,7 @@ class Trainer:
         )
 
     def run(self, report: Callable[[dict[str, float]], None] | None = None) -> Path:
-        """Train to ``config.steps`` and return the last checkpoint; SIGTERM and Ctrl-C finish the step first."""
+        """Train to ``config.steps``; returns the last checkpoint. SIGTERM and Ctrl-C finish the step first."""
         self.run_folder.mkdir(parents=True, exist_ok=True)
         (self.run_folder / "config.json").write_text(json.dumps(to_dict(self.config), indent=1))
         self.model.train()
