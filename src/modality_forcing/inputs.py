@@ -5,57 +5,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
-import torch
 
 from modality_forcing.errors import UserError
 
 MAX_SEED = 2**63 - 1
 MAX_STEPS = 1000
-
-
-def resolve_device(name: str) -> torch.device:
-    """A device that is there.
-
-    Raises:
-        UserError: unknown name, or the machine has no such device.
-    """
-    if name == "auto":
-        if torch.cuda.is_available():
-            return torch.device("cuda")
-        return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
-    try:
-        device = torch.device(name)
-    except RuntimeError:
-        raise UserError(f"unknown device {name!r}; known: auto, cpu, cuda, cuda:N, mps") from None
-    if device.type == "cuda" and (
-        not torch.cuda.is_available() or (device.index or 0) >= torch.cuda.device_count()
-    ):
-        raise UserError(
-            f"device {name!r}: PyTorch sees {torch.cuda.device_count()} CUDA devices here; "
-            "use --device cpu, or see mf doctor"
-        )
-    if device.type == "mps" and not torch.backends.mps.is_available():
-        raise UserError("device 'mps' is not available here; use --device cpu, or see mf doctor")
-    if device.type not in ("cpu", "cuda", "mps"):
-        raise UserError(f"device {name!r} is not supported; known: auto, cpu, cuda, cuda:N, mps")
-    return device
-
-
-def resolve_dtype(name: str | torch.dtype | None, device: torch.device) -> torch.dtype:
-    """Data type of the transformer's body.
-
-    Raises:
-        UserError: anything but float32 and bfloat16.
-    """
-    if name is None:
-        return torch.float32 if device.type == "cpu" else torch.bfloat16
-    known = {"float32": torch.float32, "bfloat16": torch.bfloat16}
-    text = str(name).removeprefix("torch.")
-    if text not in known:
-        raise UserError(
-            f"dtype {text!r} is not supported; known: float32, bfloat16 (float16 overflows in this model)"
-        )
-    return known[text]
+MAX_GUIDANCE = 100.0
+MAX_ALPHA = 20.0  # log2
+MIN_SIDE, MAX_SIDE = 16, 4096  # pixels
 
 
 def check_number(name: str, value: float, low: float, high: float) -> None:
@@ -65,9 +22,9 @@ def check_number(name: str, value: float, low: float, high: float) -> None:
 
 
 def check_size(size: tuple[int, int]) -> tuple[int, int]:
-    """(width, height), each 16 to 4096 pixels."""
+    """(width, height), each ``MIN_SIDE`` to ``MAX_SIDE`` pixels."""
     for name, value in zip(("width", "height"), size, strict=True):
-        check_number(name, value, 16, 4096)
+        check_number(name, value, MIN_SIDE, MAX_SIDE)
     return size
 
 
@@ -85,16 +42,16 @@ def check_depth(
     if not isinstance(depth, np.ndarray) or depth.ndim != 2:
         what = f"an array of shape {depth.shape}" if isinstance(depth, np.ndarray) else type(depth).__name__
         raise UserError(f"a depth map is {what}; an array (H, W) is needed")
-    values = depth.astype(np.float32)
-    valid = np.isfinite(values) & (values > 0)
-    if mask is not None:
-        if mask.shape != depth.shape:
-            raise UserError(f"the mask is {mask.shape}, the depth map {depth.shape}; sizes must agree")
-        valid &= mask.astype(bool)
+    if mask is not None and mask.shape != depth.shape:
+        raise UserError(f"the mask is {mask.shape}, the depth map {depth.shape}; sizes must agree")
+    with np.errstate(over="ignore"):  # what float32 cannot hold is at infinity
+        values = depth.astype(np.float32)
+    usable = np.ones(depth.shape, bool) if mask is None else mask.astype(bool)
+    valid = np.isfinite(values) & (values > 0) & usable
     if not valid.any():
         raise UserError("the depth map has no valid pixel: all are NaN, infinite, zero, negative or masked")
-    keep = valid | (np.isposinf(values) if sky == "far" else False)
-    return np.where(keep, values, np.nan).astype(np.float32), valid
+    known = valid | (np.isposinf(values) & usable) if sky == "far" else valid
+    return np.where(known, values, np.nan).astype(np.float32), valid
 
 
 def pair_up(
@@ -128,7 +85,13 @@ def area_of(size: tuple[int, int]) -> int:
     return width * height
 
 
-def chunks(num: int, size: int) -> list[slice]:
-    """Slices of at most ``size`` that cover ``num`` items."""
+def chunks(kinds: Sequence[object], size: int) -> list[slice]:
+    """Slices of neighbours of one kind, at most ``size`` long, that cover all items."""
     check_number("batch_size", size, 1, 10_000)
-    return [slice(i, i + size) for i in range(0, num, size)]
+    slices: list[slice] = []
+    for i, kind in enumerate(kinds):
+        if slices and i - slices[-1].start < size and kinds[slices[-1].start] == kind:
+            slices[-1] = slice(slices[-1].start, i + 1)
+        else:
+            slices.append(slice(i, i + 1))
+    return slices

@@ -8,8 +8,7 @@ from __future__ import annotations
 import dataclasses
 import platform
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -24,34 +23,30 @@ from modality_forcing.checkpoint.layouts import Checkpoint, open_checkpoint
 from modality_forcing.codecs.depth import encode_depth, expand, fill_missing, unpatchify
 from modality_forcing.codecs.frame import Frame
 from modality_forcing.codecs.image import decode_image, encode_image, pixels_to_tensor, tensor_to_pixels
-from modality_forcing.codecs.positions import depth_ids, image_ids, text_ids
 from modality_forcing.codecs.text import CachedTextEncoder, TextEncoder, make_text_encoder
 from modality_forcing.config import ModelConfig, SamplerConfig
-from modality_forcing.errors import OutOfMemoryError, UserError
-from modality_forcing.flow.guidance import guided
-from modality_forcing.flow.sampler import Step, sample
+from modality_forcing.devices import memory_advice, resolve_device, resolve_dtype
+from modality_forcing.engine import Engine, Item, OnStep
+from modality_forcing.errors import UserError
 from modality_forcing.flow.schedule import (
-    Schedule,
     depth_to_image_schedule,
     image_to_depth_schedule,
     joint_schedule,
 )
 from modality_forcing.geometry.camera import resolve_camera
 from modality_forcing.inputs import (
+    MAX_ALPHA,
+    MAX_GUIDANCE,
     MAX_STEPS,
     area_of,
     check_depth,
     check_image,
     check_number,
     check_size,
-    chunks,
     pair_up,
-    resolve_device,
-    resolve_dtype,
 )
 from modality_forcing.types import RGBD, Camera, PerModality
 
-OnStep = Callable[[Step], None]
 Intrinsics = Camera | np.ndarray | Sequence[float] | None
 
 DEFAULT: Any = type("Default", (), {"__repr__": lambda self: "DEFAULT"})()
@@ -77,7 +72,6 @@ class Pipeline:
 
     Attributes:
         config: the model's configuration; ``config.sampler`` holds its defaults.
-        timings: seconds per stage ("load", "text", "sample", "encode", "decode") summed since the last reset.
     """
 
     def __init__(
@@ -92,15 +86,13 @@ class Pipeline:
     ) -> None:
         self.config: ModelConfig = checkpoint.config
         self.device = device
-        self.text = text
-        self.release_text = release_text
         self.checkpoint = checkpoint
-        self.autoencoder = checkpoint.load_autoencoder(dtype, device).requires_grad_(False)
-        self.transformer = checkpoint.load_transformer(dtype, device).requires_grad_(False)
-        if not self.transformer.has_depth:
+        with memory_advice():
+            self.autoencoder = checkpoint.load_autoencoder(dtype, device).requires_grad_(False)
+            transformer = checkpoint.load_transformer(dtype, device).requires_grad_(False)
+        if not transformer.has_depth:
             raise UserError(f"{checkpoint.path} is a text-to-image model; an RGB-D model is needed")
-        self._forward = torch.compile(self.transformer) if compile else self.transformer
-        self.timings: dict[str, float] = {}
+        self.engine = Engine(transformer, text, self.config.flow, compile=compile, release_text=release_text)
 
     @classmethod
     def from_pretrained(
@@ -159,6 +151,11 @@ class Pipeline:
         return self.checkpoint.sha256()
 
     @property
+    def timings(self) -> dict[str, float]:
+        """Seconds per stage ("load", "text", "encode", "sample", "decode") since the model was loaded."""
+        return self.engine.timings
+
+    @property
     def sampler_defaults(self) -> SamplerConfig:
         """Steps, guidance, tilt and size when a call does not give them."""
         return self.config.sampler
@@ -209,25 +206,23 @@ class Pipeline:
         width, height = check_size(size or (d.width, d.height))
         frame = Frame.exact(width, height, self._cell)
         camera = resolve_camera(width, height, fov_x=fov_x, fov_y=fov_y, intrinsics=intrinsics)
-        prompts, seeds = pair_up(prompt, seed)
+        items = [
+            Item(frame, self.engine.noise(item_seed, frame), text, item_seed)
+            for text, item_seed in zip(*pair_up(prompt, seed), strict=True)
+        ]
         schedule = joint_schedule(settings.steps, self.config.flow, log2_alpha=settings.log2_alpha)
+        found = self.engine.run(items, schedule, settings.guidance, on_step, batch_size)
+        if settings.refine_depth:
+            again = [
+                dataclasses.replace(item, start=PerModality(rgb=x.rgb, depth=item.start.depth))
+                for item, x in zip(items, found, strict=True)
+            ]
+            refine = image_to_depth_schedule(settings.steps, self.config.flow)
+            found = self.engine.run(again, refine, d.guidance_i2d, on_step, batch_size)
         results = []
-        for part in chunks(len(prompts), batch_size):
-            noise = [self._noise(s, frame) for s in seeds[part]]
-            start = PerModality(
-                rgb=torch.cat([n.rgb for n in noise]), depth=torch.cat([n.depth for n in noise])
-            )
-            text = self._encode_text(prompts[part])
-            x = self._sample(start, schedule, text, settings.guidance, frame, on_step)
-            if settings.refine_depth:
-                again = PerModality(rgb=x.rgb, depth=start.depth)
-                refine = image_to_depth_schedule(settings.steps, self.config.flow)
-                x = self._sample(again, refine, text, d.guidance_i2d, frame, on_step)
-            images = self._decode_images(x.rgb, frame)
-            depths, masks = self._decode_depths(x.depth, frame)
-            for i, (item, item_seed) in enumerate(zip(prompts[part], seeds[part], strict=True)):
-                provenance = self._provenance(settings, item, item_seed, frame)
-                results.append(RGBD(images[i], depths[i], masks[i], camera, "relative", provenance))
+        for item, x in zip(items, found, strict=True):
+            image, (depth, mask) = self._decode_image(x.rgb, frame), self._decode_depth(x.depth, frame)
+            results.append(RGBD(image, depth, mask, camera, "relative", self._provenance(settings, item)))
         return results
 
     def image_to_depth(
@@ -243,6 +238,7 @@ class Pipeline:
         fov_y: float | None = None,
         intrinsics: Intrinsics = None,
         on_step: OnStep | None = None,
+        batch_size: int = 8,
     ) -> list[RGBD]:
         """Image to depth at the image's own size; the colours of the result are the given pixels.
 
@@ -263,20 +259,22 @@ class Pipeline:
         prompts, seeds = pair_up(prompt, seed, len(images))
         area = area_of(size or (d.width, d.height))
         schedule = image_to_depth_schedule(settings.steps, self.config.flow)
-        results = []
+        items, cameras = [], []
         for picture, text, item_seed in zip(images, prompts, seeds, strict=True):
             height, width = picture.shape[:2]
             frame = Frame.fitted(width, height, area, self._cell)
-            camera = resolve_camera(width, height, fov_x=fov_x, fov_y=fov_y, intrinsics=intrinsics)
-            with self._timed("encode"):
+            cameras.append(resolve_camera(width, height, fov_x=fov_x, fov_y=fov_y, intrinsics=intrinsics))
+            with self.engine.timed("encode"), memory_advice():
                 tokens = encode_image(self.autoencoder, frame.scale_image(pixels_to_tensor(picture)))
             # Image to depth draws no image noise, so depth takes the seed's first draw.
-            noise = self._noise(item_seed, frame, rgb=False)
+            noise = self.engine.noise(item_seed, frame, rgb=False)
             start = PerModality(rgb=tokens.to(self.device), depth=noise.depth)
-            x = self._sample(start, schedule, self._encode_text([text]), settings.guidance, frame, on_step)
-            depths, masks = self._decode_depths(x.depth, frame)
-            provenance = self._provenance(settings, text, item_seed, frame)
-            results.append(RGBD(picture, depths[0], masks[0], camera, "relative", provenance))
+            items.append(Item(frame, start, text, item_seed))
+        found = self.engine.run(items, schedule, settings.guidance, on_step, batch_size)
+        results = []
+        for picture, camera, item, x in zip(images, cameras, items, found, strict=True):
+            depth, mask = self._decode_depth(x.depth, item.frame)
+            results.append(RGBD(picture, depth, mask, camera, "relative", self._provenance(settings, item)))
         return results
 
     def depth_to_image(
@@ -294,6 +292,7 @@ class Pipeline:
         fov_y: float | None = None,
         intrinsics: Intrinsics = None,
         on_step: OnStep | None = None,
+        batch_size: int = 8,
     ) -> list[RGBD]:
         """Depth (dense or with holes) and text to an image at the depth map's own size.
 
@@ -321,20 +320,22 @@ class Pipeline:
         prompts, seeds = pair_up(prompt, seed, len(maps))
         area = area_of(size or (d.width, d.height))
         schedule = depth_to_image_schedule(settings.steps, self.config.flow)
-        results = []
-        for (values, valid), text, item_seed in zip(checked, prompts, seeds, strict=True):
+        items, cameras = [], []
+        for (values, _), text, item_seed in zip(checked, prompts, seeds, strict=True):
             height, width = values.shape
             frame = Frame.fitted(width, height, area, self._cell)
-            camera = resolve_camera(width, height, fov_x=fov_x, fov_y=fov_y, intrinsics=intrinsics)
+            cameras.append(resolve_camera(width, height, fov_x=fov_x, fov_y=fov_y, intrinsics=intrinsics))
             grid = frame.scale_depth(torch.from_numpy(values)[None, None])[:, 0].to(self.device)
             tokens, known, _ = encode_depth(grid, None, self._cell, self.config.depth.sky)
-            noise = self._noise(item_seed, frame)
+            noise = self.engine.noise(item_seed, frame)
             start = PerModality(rgb=noise.rgb, depth=fill_missing(tokens, known, noise.depth))
-            x = self._sample(start, schedule, self._encode_text([text]), settings.guidance, frame, on_step)
-            image = self._decode_images(x.rgb, frame)[0]
-            provenance = self._provenance(settings, text, item_seed, frame)
+            items.append(Item(frame, start, text, item_seed))
+        found = self.engine.run(items, schedule, settings.guidance, on_step, batch_size)
+        results = []
+        for (values, valid), camera, item, x in zip(checked, cameras, items, found, strict=True):
+            image = self._decode_image(x.rgb, item.frame)
             kept = np.where(valid, values, 0.0).astype(np.float32)
-            results.append(RGBD(image, kept, valid, camera, depth_unit, provenance))
+            results.append(RGBD(image, kept, valid, camera, depth_unit, self._provenance(settings, item)))
         return results
 
     # -- pieces ----------------------------------------------------------------------------------------
@@ -348,92 +349,45 @@ class Pipeline:
     ) -> Settings:
         steps = self.sampler_defaults.steps if steps is None else steps
         check_number("steps", steps, 1, MAX_STEPS)
-        check_number("guidance", guidance, 0.0, 100.0)
+        check_number("guidance", guidance, 0.0, MAX_GUIDANCE)
         if log2_alpha is not None:
-            check_number("log2_alpha", log2_alpha, -20.0, 20.0)
+            check_number("log2_alpha", log2_alpha, -MAX_ALPHA, MAX_ALPHA)
         return Settings(task, int(steps), float(guidance), log2_alpha, refine)
 
-    def _noise(self, seed: int, frame: Frame, rgb: bool = True) -> PerModality[Tensor]:
-        """One item's noise, image first, drawn on the CPU: equal on every device and in every batch."""
-        generator = torch.Generator().manual_seed(seed)
-        num = frame.rows * frame.cols
-        config = self.config.transformer
-        assert config.depth_channels is not None
-        image = torch.randn(1, num, config.latent_channels, generator=generator) if rgb else torch.empty(0)
-        depth = torch.randn(1, num, config.depth_channels, generator=generator)
-        return PerModality(rgb=image.to(self.device), depth=depth.to(self.device))
-
-    def _encode_text(self, prompts: list[str]) -> tuple[Tensor, Tensor]:
-        """Tokens (B, T, C) of the prompts and (1, T, C) of the empty prompt."""
-        with self._timed("text"):
-            tokens = self.text.encode([*prompts, ""]).to(self.device, self.transformer.dtype)
-            if self.release_text:
-                self.text.release()
-            return tokens[:-1], tokens[-1:]
-
-    @torch.no_grad()
-    def _sample(
-        self,
-        start: PerModality[Tensor],
-        schedule: Schedule,
-        texts: tuple[Tensor, Tensor],
-        guidance: float,
-        frame: Frame,
-        on_step: OnStep | None,
-    ) -> PerModality[Tensor]:
-        """Integrate along a schedule, guided."""
-        text, null = texts
-        rope = self.transformer.rope(
-            text_ids(text.shape[1], self.device),
-            image_ids(frame.rows, frame.cols, self.device),
-            depth_ids(frame.rows, frame.cols, self.device),
-        )
-        embedded = self.config.transformer.guidance_embedding
-
-        def forward(x: PerModality[Tensor], tokens: Tensor, t: PerModality[Tensor]) -> PerModality[Tensor]:
-            level = torch.full_like(t.rgb, guidance) if embedded else None
-            rgb, depth = self._forward(x.rgb, x.depth, tokens, rope, t.rgb, t.depth, level)
-            return PerModality(rgb=rgb, depth=depth)
-
-        with self._timed("sample"), _memory_advice():
-            # A model that embeds its guidance is not guided a second time from outside.
-            predict = guided(forward, text, null, 1.0 if embedded else guidance)
-            return sample(predict, start, schedule, self.config.flow, on_step)
-
-    def _decode_images(self, tokens: Tensor, frame: Frame) -> list[np.ndarray]:
-        """Image tokens to uint8 (H, W, 3) at the frame's outer size."""
-        with self._timed("decode"), _memory_advice():
+    def _decode_image(self, tokens: Tensor, frame: Frame) -> np.ndarray:
+        """Image tokens (1, N, C) to uint8 (H, W, 3) at the frame's outer size."""
+        with self.engine.timed("decode"), memory_advice():
             pixels = decode_image(self.autoencoder, tokens, frame.rows, frame.cols).cpu()
             restored = frame.restore(pixels, "bicubic" if frame.scaled_width < frame.width else "bilinear")
-            return list(tensor_to_pixels(restored))
+            return tensor_to_pixels(restored)[0]
 
-    def _decode_depths(self, tokens: Tensor, frame: Frame) -> tuple[list[np.ndarray], list[np.ndarray]]:
-        """Depth tokens to float32 (H, W) maps and their masks at the frame's outer size.
+    def _decode_depth(self, tokens: Tensor, frame: Frame) -> tuple[np.ndarray, np.ndarray]:
+        """Depth tokens (1, N, C) to a float32 (H, W) map and its mask at the frame's outer size.
 
         Scaling happens on the contracted values, where far surfaces do not outweigh near ones.
         """
         contracted = unpatchify(tokens.float().cpu(), frame.rows, frame.cols, self._cell)
-        restored = frame.restore(contracted[:, None])[:, 0]
+        restored = frame.restore(contracted[:, None])[0, 0]
         # A model that does not know the sky calls every pixel a surface.
         limit = self.config.depth.far_threshold if self.config.depth.sky == "far" else float("inf")
-        return list(expand(restored).numpy()), list((restored < limit).numpy())
+        return expand(restored).numpy(), (restored < limit).numpy()
 
-    def _provenance(self, settings: Settings, prompt: str, seed: int, frame: Frame) -> dict[str, Any]:
+    def _provenance(self, settings: Settings, item: Item) -> dict[str, Any]:
         """Everything needed to repeat this item."""
         return {
-            "prompt": prompt,
-            "seed": seed,
+            "prompt": item.prompt,
+            "seed": item.seed,
             **dataclasses.asdict(settings),
             "schedule": {"mu": self.config.flow.shift_mu, "sigma": self.config.flow.shift_sigma},
-            "inside_size": {"width": frame.grid_width, "height": frame.grid_height},
+            "inside_size": {"width": item.frame.grid_width, "height": item.frame.grid_height},
             "model": {
                 "id": str(self.checkpoint.path.name),
                 "name": self.config.name,
                 "sha256": self.weights_hash,
             },
-            "text_encoder": self.text.fingerprint,
+            "text_encoder": self.engine.text.fingerprint,
             "device": str(self.device),
-            "dtype": str(self.transformer.dtype).removeprefix("torch."),
+            "dtype": str(self.engine.transformer.dtype).removeprefix("torch."),
             "versions": {
                 "modality_forcing": modality_forcing.__version__,
                 "torch": torch.__version__,
@@ -441,21 +395,3 @@ class Pipeline:
                 "python": platform.python_version(),
             },
         }
-
-    @contextmanager
-    def _timed(self, stage: str) -> Iterator[None]:
-        started = time.perf_counter()
-        yield
-        self.timings[stage] = self.timings.get(stage, 0.0) + time.perf_counter() - started
-
-
-@contextmanager
-def _memory_advice() -> Iterator[None]:
-    """Turn running out of memory into advice."""
-    try:
-        yield
-    except torch.OutOfMemoryError as error:
-        raise OutOfMemoryError(
-            "the device ran out of memory; lower --size or --num-images, use --dtype bfloat16, "
-            "or use --device cpu"
-        ) from error

@@ -23,6 +23,7 @@ ALLOWED: dict[str, set[str]] = {
     "config": {"errors"},
     "presets": {"errors", "config"},
     "inputs": {"errors"},
+    "devices": {"errors"},
     "types": set(),
     "flow": {"types", "config", "errors"},
     "losses": {"types", "config", "errors", "flow"},
@@ -33,9 +34,10 @@ ALLOWED: dict[str, set[str]] = {
     "codecs": {"types", "config", "errors", "model", "checkpoint"},
     "checkpoint": {"config", "errors", "presets", "model", "io"},
     "data": {"types", "config", "errors", "geometry", "io"},
+    "engine": {"types", "config", "errors", "inputs", "devices", "model", "codecs", "flow"},
     "pipeline": {
-        "types", "config", "errors", "presets", "inputs", "model", "codecs", "flow", "checkpoint", "geometry",
-        "io",
+        "types", "config", "errors", "presets", "inputs", "devices", "engine", "model", "codecs", "flow",
+        "checkpoint", "geometry", "io",
     },
     "training": {
         "types", "config", "errors", "presets", "model", "codecs", "flow", "losses", "data", "checkpoint",

@@ -49,7 +49,15 @@ def test_invalid_values_are_never_averaged_or_kept(tmp_path):
         assert read.valid.sum() == 594
         np.testing.assert_array_equal(read.depth[0, :6], 0)
         assert np.isfinite(read.depth).all()
-        assert "1.0 % of the pixels have no depth" in read.notices[-1]
+        # Larger than any depth is sky; larger than any disparity is nonsense.
+        sky = [False, True, False, False, False, True] if kind == "depth" else [False] * 6
+        assert read.infinite[0, :6].tolist() == sky
+        assert not read.infinite[1:].any()
+        lost = "0.7 %" if kind == "depth" else "1.0 %"
+        assert any(f"{lost} of the pixels have no depth" in notice for notice in read.notices)
+        given = read.with_sky()
+        assert np.isposinf(given[0, :6]).tolist() == sky
+        assert np.isnan(given[0, :6]).sum() == 6 - sum(sky)
 
 
 def test_disparity_becomes_depth(tmp_path):

@@ -1,4 +1,4 @@
-"""The three tasks end to end on a tiny random model: sizes, seeds, batches, holes, and what a result records."""
+"""The three tasks end to end on a tiny random model: sizes, seeds, batches, holes, records."""
 
 from __future__ import annotations
 
@@ -92,12 +92,17 @@ def test_image_to_depth_keeps_size_and_pixels(pipeline, shape):
     assert result.camera.fx == pytest.approx(result.camera.fy)
 
 
-def test_image_to_depth_takes_several_sizes_and_does_not_mix_them(pipeline):
+@pytest.mark.parametrize("batch_size", [1, 2, 8])
+def test_image_to_depth_takes_several_sizes_and_does_not_mix_them(pipeline, batch_size):
     rng = np.random.default_rng(1)
-    images = [rng.integers(0, 256, (h, w, 3), dtype=np.uint8) for h, w in ((40, 60), (64, 32))]
-    both = pipeline.image_to_depth(images, seed=4)
-    (second,) = pipeline.image_to_depth(images[1], seed=5)
-    close(both[1].depth, second.depth)
+    shapes = ((40, 60), (40, 60), (64, 32), (40, 60))
+    images = [rng.integers(0, 256, (h, w, 3), dtype=np.uint8) for h, w in shapes]
+    prompts = ["a", "b", "c", "d"]
+    together = pipeline.image_to_depth(images, prompt=prompts, seed=4, batch_size=batch_size)
+    for i, result in enumerate(together):
+        (alone,) = pipeline.image_to_depth(images[i], prompt=prompts[i], seed=4 + i)
+        close(result.depth, alone.depth)
+        np.testing.assert_array_equal(result.rgb, images[i])
 
 
 def test_depth_to_image_keeps_the_given_depth_and_never_reads_holes(pipeline, ramp):
@@ -183,7 +188,7 @@ def test_bad_loading_options_are_named(tiny_model, options, message):
 
 def test_bfloat16_body_keeps_the_depth_head_float32(tiny_model):
     pipeline = Pipeline.from_pretrained(tiny_model, device="cpu", dtype="bfloat16")
-    assert pipeline.transformer.dtype == torch.bfloat16
-    assert pipeline.transformer.depth_final_layer.linear.weight.dtype == torch.float32
+    assert pipeline.engine.transformer.dtype == torch.bfloat16
+    assert pipeline.engine.transformer.depth_final_layer.linear.weight.dtype == torch.float32
     (result,) = pipeline.joint("a", seed=0)
     assert np.isfinite(result.depth).all()

@@ -87,14 +87,14 @@ def d2i(
         inputs.check_camera(run.camera, found.depth.shape[1], found.depth.shape[0])
     tasks = inputs.pair(texts, maps, "depth maps")
 
-    session = Session(run.out, run.cloud)
+    # A sensor's depth is full of small holes: taken for edges, they would leave no point.
+    session = Session(run.out, {**run.cloud, "hole_edges": False})
     with session.pipeline(run.model) as pipeline:
         for text, (path, found) in tasks:
             count = len(run.seeds)
             results = pipeline.depth_to_image(
                 [text] * count,
-                [found.depth] * count,
-                mask=[found.valid] * count,
+                [found.with_sky()] * count,
                 depth_unit=found.unit,
                 seed=run.seeds,
                 on_step=session.on_step,

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 from modality_forcing.errors import UserError
+from modality_forcing.inputs import MAX_ALPHA, MAX_GUIDANCE, MAX_SEED, MAX_SIDE, MAX_STEPS
 
 if TYPE_CHECKING:
     from modality_forcing.io.depth_files import DepthMap
@@ -23,12 +24,7 @@ if TYPE_CHECKING:
 
 MAX_PROMPT = 10_000  # characters; the longest text encoder hears about 2 500 of them
 MAX_PROMPTS_FILE = 10_000_000  # bytes
-MAX_STEPS = 1000
 MAX_RESULTS = 10_000
-MAX_SEED = 2**63 - 1
-MAX_GUIDANCE = 100.0
-MAX_ALPHA = 20.0
-MAX_SIDE = 4096  # pixels
 IMAGE_ENDINGS = (".png", ".jpg", ".jpeg", ".webp", ".tif", ".tiff", ".bmp", ".gif", ".avif")
 DEPTH_ENDINGS = (".npy", ".npz", ".png", ".tif", ".tiff", ".exr")
 DTYPES = ("auto", "float32", "bfloat16")

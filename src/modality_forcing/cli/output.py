@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import re
 import sys
 import time
 from collections.abc import Iterable, Iterator, Mapping
@@ -19,7 +18,6 @@ if TYPE_CHECKING:
     from modality_forcing.types import RGBD
 
 _IMPORTED = time.perf_counter()
-LONGEST_NAME = 48  # characters of a run folder's name that come from the prompt or the file
 
 
 def since_start() -> float:
@@ -47,8 +45,9 @@ def notices(texts: Iterable[str]) -> None:
 
 def folder_name(text: str, seed: int) -> str:
     """ "A cozy kitchen", 3 -> "a-cozy-kitchen-seed3"."""
-    words = re.sub(r"[^a-z0-9]+", "-", text.lower())[:LONGEST_NAME].strip("-")
-    return f"{words or 'run'}-seed{seed}"
+    from modality_forcing.io.atomic import slug
+
+    return f"{slug(text)}-seed{seed}"
 
 
 def progress() -> Progress:

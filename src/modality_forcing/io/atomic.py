@@ -111,28 +111,9 @@ def _rename_to_free(aside: Path, target: Path) -> Path:
         number += 1
 
 
-def new_run_folder(base: str | Path, slug: str) -> Path:
-    """Make and return a new empty folder ``base/slug``, ``base/slug-2``, ...: no two runs ever share one.
-
-    Args:
-        base: made when missing.
-        slug: any text, for example the prompt; shortened to letters, digits and hyphens.
-
-    Raises:
-        UserError: it cannot be made.
-    """
-    base = Path(base)
-    name = re.sub(r"[^a-z0-9]+", "-", slug.lower())[:48].strip("-") or "run"
-    with write_errors(base / name):
-        base.mkdir(parents=True, exist_ok=True)
-        number = 1
-        while True:
-            folder = _numbered(base / name, number)
-            try:
-                folder.mkdir()
-                return folder
-            except FileExistsError:
-                number += 1
+def slug(text: str, longest: int = 48) -> str:
+    """Any text as part of a file name: lower-case letters, digits and hyphens; "run" when none is left."""
+    return re.sub(r"[^a-z0-9]+", "-", text.lower())[:longest].strip("-") or "run"
 
 
 def _numbered(path: Path, number: int) -> Path:

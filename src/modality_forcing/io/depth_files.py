@@ -32,14 +32,20 @@ class DepthMap:
     Attributes:
         depth: float32 (H, W) z-depth, positive and finite where ``valid``, 0 elsewhere.
         valid: bool (H, W).
+        infinite: bool (H, W), True where the file says "at infinity" (+inf, or beyond 1e9): sky.
         unit: "m" when the file or the given scale says so, else "relative".
         notices: what was assumed or dropped, one short line each, for the user to read.
     """
 
     depth: np.ndarray
     valid: np.ndarray
+    infinite: np.ndarray
     unit: str
     notices: list[str] = field(default_factory=list)
+
+    def with_sky(self) -> np.ndarray:
+        """float32 (H, W) for a model: +inf where the sky is, NaN where nothing is known."""
+        return np.where(self.valid, self.depth, np.where(self.infinite, np.inf, np.nan)).astype(np.float32)
 
 
 @dataclass
@@ -65,7 +71,8 @@ def read_depth(
 
     Formats: ``.npy``; ``.npz`` (one array, or the key ``depth`` or ``disparity``); PNG and TIFF with 8 or 16
     bit integers; floating point TIFF; ``.exr`` (channel Z or depth, else Y, V or R).
-    Zero, negative, NaN, infinite and beyond 1e9 mean "no depth"; such values never enter any arithmetic.
+    Zero, negative and NaN mean "no depth", infinite and beyond 1e9 "sky"; such values never enter any
+    arithmetic.
 
     Args:
         path: the file.
@@ -112,6 +119,7 @@ def read_depth(
     with np.errstate(invalid="ignore"):  # a signalling NaN
         values = values.astype(np.float64)
     valid = np.isfinite(values) & (values > 0) & (values < INFINITE)
+    infinite = values >= INFINITE if chosen == "depth" else np.zeros(values.shape, bool)
     if mask is not None:
         if mask.shape != values.shape:
             raise UserError(
@@ -119,6 +127,7 @@ def read_depth(
                 f" its mask is {mask.shape[1]}x{mask.shape[0]}"
             )
         valid &= np.asarray(mask, dtype=bool)
+        infinite &= np.asarray(mask, dtype=bool)
     factor = scale if scale is not None else (raw.scale if raw.scale is not None else 1.0)
     unit = "m" if scale is not None else raw.unit
     measured = np.where(valid, values, 1.0) * factor
@@ -134,9 +143,14 @@ def read_depth(
         notices.append(
             f"{path.name}: the median depth is {median:.3g} m; is the scale right? value * scale = metres"
         )
-    if not valid.all():
-        notices.append(f"{path.name}: {100 * float(np.mean(~valid)):.1f} % of the pixels have no depth")
-    return DepthMap(depth, valid, unit, notices)
+    missing = 100 * float(np.mean(~valid & ~infinite))
+    if missing > 0:
+        notices.append(f"{path.name}: {missing:.1f} % of the pixels have no depth")
+    if infinite.any():
+        notices.append(
+            f"{path.name}: {100 * float(infinite.mean()):.1f} % of the pixels lie at infinity: sky"
+        )
+    return DepthMap(depth, valid, infinite, unit, notices)
 
 
 def _one_channel(values: np.ndarray, path: Path) -> np.ndarray:
@@ -202,6 +216,10 @@ def _read_png(path: Path) -> _Raw:
             values = np.array(image)
     except UserError:
         raise
+    except Image.DecompressionBombError:
+        raise UserError(
+            f"depth map {path} has more than {MAX_PIXELS / 1e6:.0f} million pixels; make it smaller"
+        ) from None
     except Exception as error:
         raise UserError(f"depth map {path} is no valid PNG: {_line(error)}") from None
     raw = _Raw(values, coarse=values.dtype == np.uint8)

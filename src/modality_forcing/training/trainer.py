@@ -188,7 +188,7 @@ class Trainer:
         )
 
     def run(self, report: Callable[[dict[str, float]], None] | None = None) -> Path:
-        """Train to ``config.steps``; returns the last checkpoint. SIGTERM and Ctrl-C finish the step first."""
+        """Train to ``config.steps``; SIGTERM and Ctrl-C finish the step and save. Returns the checkpoint."""
         self.run_folder.mkdir(parents=True, exist_ok=True)
         (self.run_folder / "config.json").write_text(json.dumps(to_dict(self.config), indent=1))
         self.model.train()

@@ -1,0 +1,134 @@
+"""Items through the sampler in batches: what the three tasks of the pipeline have in common."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from modality_forcing.codecs.frame import Frame
+from modality_forcing.codecs.positions import depth_ids, image_ids, text_ids
+from modality_forcing.codecs.text import TextEncoder
+from modality_forcing.config import FlowConfig
+from modality_forcing.devices import memory_advice
+from modality_forcing.flow.guidance import guided
+from modality_forcing.flow.sampler import Step, sample
+from modality_forcing.flow.schedule import Schedule
+from modality_forcing.inputs import chunks
+from modality_forcing.model.transformer import Transformer
+from modality_forcing.types import PerModality
+
+OnStep = Callable[[Step], None]
+
+
+@dataclass(frozen=True)
+class Item:
+    """One result to be: where it starts from and how it sits on the model's grid. Tokens are (1, N, C)."""
+
+    frame: Frame
+    start: PerModality[Tensor]
+    prompt: str
+    seed: int
+
+
+class Engine:
+    """A transformer with its text encoder.
+
+    Attributes:
+        timings: seconds per stage, summed over calls.
+    """
+
+    def __init__(
+        self,
+        transformer: Transformer,
+        text: TextEncoder,
+        flow: FlowConfig,
+        *,
+        compile: bool = False,
+        release_text: bool = False,
+    ) -> None:
+        self.transformer = transformer
+        self.text = text
+        self.flow = flow
+        self.release_text = release_text
+        self.timings: dict[str, float] = {}
+        self._forward = torch.compile(transformer) if compile else transformer
+
+    @property
+    def device(self) -> torch.device:
+        """Where the transformer is."""
+        return self.transformer.img_in.weight.device
+
+    def noise(self, seed: int, frame: Frame, rgb: bool = True) -> PerModality[Tensor]:
+        """One item's noise, image first, drawn on the CPU: equal on every device and in every batch."""
+        generator = torch.Generator().manual_seed(seed)
+        num = frame.rows * frame.cols
+        config = self.transformer.config
+        assert config.depth_channels is not None
+        image = torch.randn(1, num, config.latent_channels, generator=generator) if rgb else torch.empty(0)
+        depth = torch.randn(1, num, config.depth_channels, generator=generator)
+        return PerModality(rgb=image.to(self.device), depth=depth.to(self.device))
+
+    def run(
+        self, items: list[Item], schedule: Schedule, guidance: float, on_step: OnStep | None, batch_size: int
+    ) -> list[PerModality[Tensor]]:
+        """Sample every item, neighbours on equal grids together; tokens (1, N, C) in their order."""
+        texts, null = self._encode_text([item.prompt for item in items])
+        found: list[PerModality[Tensor]] = []
+        for part in chunks([(item.frame.rows, item.frame.cols) for item in items], batch_size):
+            starts = [item.start for item in items[part]]
+            start = PerModality(torch.cat([s.rgb for s in starts]), torch.cat([s.depth for s in starts]))
+            x = self._sample(start, schedule, texts[part], null, guidance, items[part][0].frame, on_step)
+            pairs = zip(x.rgb.split(1), x.depth.split(1), strict=True)
+            found += [PerModality(rgb=rgb, depth=depth) for rgb, depth in pairs]
+        return found
+
+    def _encode_text(self, prompts: list[str]) -> tuple[Tensor, Tensor]:
+        """Tokens (B, T, C) of the prompts and (1, T, C) of the empty prompt."""
+        distinct = list(dict.fromkeys([*prompts, ""]))
+        with self.timed("text"), memory_advice():
+            tokens = self.text.encode(distinct).to(self.device, self.transformer.dtype)
+            if self.release_text:
+                self.text.release()
+        null = distinct.index("")
+        return tokens[[distinct.index(prompt) for prompt in prompts]], tokens[null : null + 1]
+
+    @torch.no_grad()
+    def _sample(
+        self,
+        start: PerModality[Tensor],
+        schedule: Schedule,
+        text: Tensor,
+        null: Tensor,
+        guidance: float,
+        frame: Frame,
+        on_step: OnStep | None,
+    ) -> PerModality[Tensor]:
+        """Integrate a batch on one grid along a schedule, guided."""
+        rope = self.transformer.rope(
+            text_ids(text.shape[1], self.device),
+            image_ids(frame.rows, frame.cols, self.device),
+            depth_ids(frame.rows, frame.cols, self.device),
+        )
+        embedded = self.transformer.config.guidance_embedding
+
+        def forward(x: PerModality[Tensor], tokens: Tensor, t: PerModality[Tensor]) -> PerModality[Tensor]:
+            level = torch.full_like(t.rgb, guidance) if embedded else None
+            rgb, depth = self._forward(x.rgb, x.depth, tokens, rope, t.rgb, t.depth, level)
+            return PerModality(rgb=rgb, depth=depth)
+
+        with self.timed("sample"), memory_advice():
+            # A model that embeds its guidance is not guided a second time from outside.
+            predict = guided(forward, text, null, 1.0 if embedded else guidance)
+            return sample(predict, start, schedule, self.flow, on_step)
+
+    @contextmanager
+    def timed(self, stage: str) -> Iterator[None]:
+        """Add the time the block takes to a stage."""
+        started = time.perf_counter()
+        yield
+        self.timings[stage] = self.timings.get(stage, 0.0) + time.perf_counter() - started
