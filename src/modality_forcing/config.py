@@ -219,7 +219,8 @@ class ForcingConfig:
     rgb_weight: float = 1.0
     depth_weight: float = 1.0
     sparse_kinds: tuple[str, ...] = ("random", "lidar", "keypoints")
-    """What kind of sparse measurements the depth comes from, drawn per sample; see ``data.sensors``."""
+    """What kind of sparse measurements the depth comes from, drawn per sample (a name given twice comes
+    twice as often); see ``data.sensors``."""
     distill_high: float = 0.0
     distill_low: float = 0.0
     """Weights of self-distillation at t_depth = 1 and 0; both 0: off."""
