@@ -6,6 +6,7 @@ Assembles model, codecs and flow. Every task is the same sampler on another sche
 from __future__ import annotations
 
 import dataclasses
+import os
 import platform
 import time
 from collections.abc import Sequence
@@ -67,6 +68,12 @@ class Settings:
     refine_depth: bool
 
 
+def user_cache() -> Path:
+    """This user's cache: ``$XDG_CACHE_HOME/modality-forcing``, else ``~/.cache/modality-forcing``."""
+    base = os.environ.get("XDG_CACHE_HOME")
+    return (Path(base) if base else Path.home() / ".cache") / "modality-forcing"
+
+
 class Pipeline:
     """A loaded model with its codecs. Build one with :meth:`from_pretrained`, then call its three tasks.
 
@@ -102,7 +109,7 @@ class Pipeline:
         device: str = "auto",
         dtype: str | torch.dtype | None = None,
         text_encoder: TextEncoder | str | None = None,
-        text_cache: str | Path | None = None,
+        text_cache: str | Path | None = DEFAULT,
         autoencoder: str | Path | None = None,
         compile: bool = False,
     ) -> Pipeline:
@@ -115,7 +122,8 @@ class Pipeline:
                 path and the sampler state stay float32. float16 overflows in this model and is refused.
             text_encoder: an encoder, or where its weights are; None: the model's own. A large encoder is
                 freed after each use, before sampling.
-            text_cache: folder that keeps the embeddings of prompts of a large encoder.
+            text_cache: folder that keeps the embeddings of prompts; None keeps none. By default the user's
+                cache folder for a large encoder, and none for the small one, which is as fast.
             autoencoder: another source for the autoencoder.
             compile: ``torch.compile`` the transformer (slow first call).
 
@@ -137,6 +145,8 @@ class Pipeline:
                 f"the text encoder gives {text_encoder.width} channels, the model needs "
                 f"{checkpoint.config.transformer.text_width}: it was trained with another encoder"
             )
+        if text_cache is DEFAULT:
+            text_cache = user_cache() / "text" if large else None
         if text_cache is not None:
             text_encoder = CachedTextEncoder(text_encoder, text_cache)
         pipeline = cls(

@@ -178,7 +178,7 @@ def test_bad_arguments_are_named(pipeline, call, message):
     [
         ({"device": "quantum"}, "unknown device"),
         ({"dtype": "float16"}, "float16 overflows"),
-        ({"text_encoder": "somewhere"}, "minilm"),
+        ({"text_encoder": "somewhere"}, "somewhere does not exist"),
     ],
 )
 def test_bad_loading_options_are_named(tiny_model, options, message):

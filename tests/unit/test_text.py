@@ -182,5 +182,20 @@ def test_encoder_by_name():
     assert (encoder.width, encoder.max_tokens) == (1152, 20)
     with pytest.raises(UserError, match=r"known: minilm, qwen3-4b, qwen3-8b"):
         make_text_encoder(TextConfig(encoder="t5"))
-    with pytest.raises(UserError, match=r"text\.source"):
+    with pytest.raises(UserError, match="somewhere does not exist"):
         make_text_encoder(TextConfig(encoder="minilm", source="somewhere", max_tokens=20))
+
+
+def test_minilm_from_a_named_folder_is_the_same_and_checked(tmp_path):
+    package = MiniLMTextEncoder(max_tokens=8)
+    for name in ("model.safetensors", "tokenizer.json"):
+        (tmp_path / name).write_bytes((package._folder / name).read_bytes())
+    named = make_text_encoder(TextConfig(encoder="minilm", source=str(tmp_path), max_tokens=8))
+    assert torch.equal(named.encode(["a red ball"]), package.encode(["a red ball"]))
+    assert named.fingerprint == package.fingerprint
+    content = bytearray((tmp_path / "model.safetensors").read_bytes())
+    content[-1] ^= 1
+    (tmp_path / "model.safetensors").write_bytes(content)
+    damaged = make_text_encoder(TextConfig(encoder="minilm", source=str(tmp_path), max_tokens=8))
+    with pytest.raises(UserError, match="SHA-256 differs"):
+        damaged.encode(["a red ball"])

@@ -29,12 +29,10 @@ def make_text_encoder(
         dtype: of the large encoders; the small one always computes in float32.
 
     Raises:
-        UserError: unknown name, a source for an encoder that has none, or missing files.
+        UserError: unknown name, or missing files.
     """
     if config.encoder == "minilm":
-        if config.source is not None:
-            raise UserError("text.source has no meaning for the encoder minilm; its weights are a package")
-        return MiniLMTextEncoder(config.max_tokens, device)
+        return MiniLMTextEncoder(config.max_tokens, device, config.source)
     if config.encoder in QWEN3_SOURCES:
         source = config.source or QWEN3_SOURCES[config.encoder]
         return Qwen3TextEncoder(source, config.max_tokens, device, dtype)

