@@ -163,7 +163,7 @@ CASES: dict[str, tuple[str, Callable[[Path], Arguments]]] = {
     "depth two arrays": ("2 arrays", lambda p: d2i(_npz(p / "a.npz"))),
     "depth no tiff": ("no valid TIFF", lambda p: d2i(text_file(p / "a.tif"))),
     "depth no exr": ("no valid EXR", lambda p: d2i(text_file(p / "a.exr"))),
-    "depth PNG bomb": ("exceeds limit", lambda p: d2i(png_bomb(p / "a.png"), "--depth-kind", "depth")),
+    "depth PNG bomb": ("million pixels", lambda p: d2i(png_bomb(p / "a.png"), "--depth-kind", "depth")),
     "depth in colours": ("colour picture", lambda p: d2i(image(p / "a.png"), "--depth-kind", "depth")),
     "depth a palette": ("palette", lambda p: d2i(_palette(p / "a.png"), "--depth-kind", "depth")),
     "depth or disparity": ("--depth-kind", lambda p: d2i(image(p / "a.png", mode="L"))),

@@ -300,7 +300,7 @@ def test_out_of_memory_gives_advice(
     def exhaust(*_: object, **__: object) -> None:
         raise torch.OutOfMemoryError("CUDA out of memory")
 
-    monkeypatch.setattr("modality_forcing.pipeline.sample", exhaust)
+    monkeypatch.setattr("modality_forcing.engine.sample", exhaust)
     result = mf("joint", "-p", "a hill", *tiny)
     assert result.code == 1
     assert len(result.errors) == 1

@@ -142,6 +142,18 @@ def _package_folder() -> Path:
     return Path(next(iter(spec.submodule_search_locations))) / "model"
 
 
+def _named_folder(source: str) -> Path:
+    """A folder, or the two files of a Hub repository.
+
+    Raises:
+        UserError: neither is there.
+    """
+    try:
+        return fetch(source, [WEIGHTS_FILE, TOKENIZER_FILE])
+    except UserError as error:
+        raise UserError(f"text encoder: {error}") from None
+
+
 def _read_verified(path: Path, sha256: str) -> bytes:
     """The file's bytes.
 
@@ -182,7 +194,7 @@ class MiniLMTextEncoder:
     ) -> None:
         self.max_tokens = check_max_tokens(max_tokens, POSITIONS)
         self.device = torch.device(device)
-        self._folder = _package_folder() if source is None else fetch(source, [WEIGHTS_FILE, TOKENIZER_FILE])
+        self._folder = _package_folder() if source is None else _named_folder(source)
         self._model: _Bert | None = None
 
     @property
