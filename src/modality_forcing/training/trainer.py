@@ -19,6 +19,7 @@ from modality_forcing.errors import UserError
 from modality_forcing.model.autoencoder import Autoencoder
 from modality_forcing.model.transformer import Transformer
 from modality_forcing.model.warm_start import initialise, initialise_autoencoder, warm_start
+from modality_forcing.presets import model_preset
 from modality_forcing.training import state
 from modality_forcing.training.data import Batch, CacheLoader
 from modality_forcing.training.memory import Remembered
@@ -291,13 +292,15 @@ def finish_autoencoder(config: TrainConfig, run: Path, num_batches: int = 40) ->
 
 
 def read_config(path: Path) -> TrainConfig:
-    """A training configuration from JSON.
+    """A training configuration from JSON; ``"model"`` may be the name of a preset.
 
     Raises:
-        UserError: unreadable, not JSON, or an unknown key.
+        UserError: unreadable, not JSON, or an unknown key or preset.
     """
     try:
         values = json.loads(path.read_text())
     except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
         raise UserError(f"{path} cannot be read as a JSON configuration: {error}") from None
+    if isinstance(values, dict) and isinstance(values.get("model"), str):
+        values["model"] = to_dict(model_preset(values["model"]))
     return from_dict(TrainConfig, values, path.name)
