@@ -32,7 +32,7 @@ def table_row(name: str, predictions: list[np.ndarray], samples: list[Sample]) -
     return row
 
 
-def main(model: str, count: int = 200, out: str = "outputs/lowpoly_evaluation.json") -> None:
+def main(model: str, count: int = 100, out: str = "outputs/lowpoly_evaluation.json") -> None:
     """Print the table and write it as JSON."""
     pipeline = Pipeline.from_pretrained(model)
     side = pipeline.sampler_defaults.width
@@ -45,13 +45,13 @@ def main(model: str, count: int = 200, out: str = "outputs/lowpoly_evaluation.js
         table_row("mean training depth", [average] * count, samples),
     ]
     images = [s.rgb for s in samples]
-    for steps in (1, 4, pipeline.sampler_defaults.steps):
-        for prompted in (False, True):
-            prompts = [s.captions[-1] if prompted else "" for s in samples]
-            results = pipeline.image_to_depth(images, prompt=prompts, steps=steps, seed=0)
-            name = f"i2d, {steps} steps, {'caption' if prompted else 'no prompt'}"
-            rows.append(table_row(name, [r.depth for r in results], samples))
-    prompts = [s.captions[-1] for s in samples[: count // 2]]
+    default = pipeline.sampler_defaults.steps
+    for steps, prompted in ((1, False), (4, False), (default, False), (default, True)):
+        prompts = [s.captions[-1] if prompted else "" for s in samples]
+        results = pipeline.image_to_depth(images, prompt=prompts, steps=steps, seed=0)
+        name = f"i2d, {steps} steps, {'caption' if prompted else 'no prompt'}"
+        rows.append(table_row(name, [r.depth for r in results], samples))
+    prompts = [s.captions[-1] for s in samples[: count // 4]]
     joint = pipeline.joint(prompts, seed=0)
     again = pipeline.image_to_depth([r.rgb for r in joint], prompt=prompts, seed=1)
     masked = [np.where(b.mask, b.depth, np.inf).astype(np.float32) for b in again]
