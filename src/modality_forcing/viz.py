@@ -10,7 +10,7 @@ from PIL import Image, ImageDraw, ImageFont
 
 from modality_forcing.errors import UserError
 from modality_forcing.geometry.camera import unproject
-from modality_forcing.geometry.cloud import EDGE_RTOL, edge_mask
+from modality_forcing.geometry.cloud import default_edge_rtol, edge_mask
 from modality_forcing.types import RGBD
 
 INVALID_GRAY = (128, 128, 128)
@@ -84,7 +84,7 @@ def render_cloud(
     yaw: float = 15.0,
     pitch: float = 8.0,
     size: tuple[int, int] | None = None,
-    edge_rtol: float = EDGE_RTOL,
+    edge_rtol: float | None = None,
 ) -> np.ndarray:
     """The points seen from a camera that moved on a circle around the scene's middle: parallax shows depth.
 
@@ -101,6 +101,7 @@ def render_cloud(
     height, width = rgbd.depth.shape if size is None else size
     image = np.empty((height, width, 3), dtype=np.uint8)
     image[:] = BACKGROUND
+    edge_rtol = default_edge_rtol(rgbd.depth.shape) if edge_rtol is None else edge_rtol
     keep = rgbd.mask & np.isfinite(rgbd.depth) & (rgbd.depth > 0)
     if keep.any() and edge_rtol > 0:
         keep &= ~edge_mask(rgbd.depth, edge_rtol, valid=keep)

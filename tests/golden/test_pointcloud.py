@@ -12,7 +12,7 @@ import pytest
 import trimesh
 from safetensors.numpy import load_file
 
-from modality_forcing.geometry.cloud import edge_mask, outlier_mask, point_cloud
+from modality_forcing.geometry.cloud import EDGE_RTOL, edge_mask, outlier_mask, point_cloud
 from modality_forcing.io.exports import to_gltf_axes, write_glb, write_ply
 from modality_forcing.types import RGBD, Camera
 
@@ -57,8 +57,8 @@ def test_cloud(name):
     np.testing.assert_array_equal(cloud.colors, GOLDEN[f"{name}.colors"])
 
 
-def test_defaults_are_the_released_ones():
-    cloud = point_cloud(scene(GOLDEN["in.depth"], 65.0))
+def test_the_other_defaults_are_the_released_ones():
+    cloud = point_cloud(scene(GOLDEN["in.depth"], 65.0), edge_rtol=EDGE_RTOL)
     assert len(cloud) == RUNS["rtol0.04.sor0"]["num_points"]
 
 
@@ -68,7 +68,7 @@ def test_files_hold_the_same_cloud(tmp_path, ending):
         loaded = trimesh.load(path)
         return next(iter(loaded.geometry.values())) if isinstance(loaded, trimesh.Scene) else loaded
 
-    cloud = point_cloud(scene(GOLDEN["in.depth"], 65.0))
+    cloud = point_cloud(scene(GOLDEN["in.depth"], 65.0), edge_rtol=EDGE_RTOL)
     path = tmp_path / f"cloud.{ending}"
     (write_ply if ending == "ply" else write_glb)(path, cloud)
     ours, theirs = read(path), read(DATA / f"pointcloud_rtol0.04.sor0.{ending}")

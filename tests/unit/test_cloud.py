@@ -6,7 +6,14 @@ import pytest
 import trimesh
 
 from modality_forcing.errors import UserError
-from modality_forcing.geometry.cloud import MAX_POINTS, PointCloud, edge_mask, outlier_mask, point_cloud
+from modality_forcing.geometry.cloud import (
+    MAX_POINTS,
+    PointCloud,
+    default_edge_rtol,
+    edge_mask,
+    outlier_mask,
+    point_cloud,
+)
 from modality_forcing.io.exports import to_gltf_axes, write_glb, write_ply
 from modality_forcing.types import RGBD, Camera
 
@@ -80,7 +87,11 @@ def test_outliers():
     [
         (lambda r: r.mask.fill(False), {}, "no pixel has a valid depth"),
         (lambda r: r.depth.fill(np.nan), {}, "no pixel has a valid depth"),
-        (lambda r: r.depth.__setitem__((slice(None), slice(None, None, 2)), 5.0), {}, "raise edge_rtol"),
+        (
+            lambda r: r.depth.__setitem__((slice(None), slice(None, None, 2)), 5.0),
+            {"edge_rtol": 0.04},
+            "raise edge_rtol",
+        ),
         (lambda r: setattr(r, "rgb", r.rgb[1:]), {}, "sizes differ"),
         (lambda r: setattr(r, "camera", Camera.from_fov(9, 9, fov_x=60)), {}, "camera is for a 9x9"),
         (lambda r: None, {"edge_rtol": -0.1}, "edge_rtol is -0.1"),
@@ -93,6 +104,26 @@ def test_refused(change, options, message):
     change(rgbd)
     with pytest.raises(UserError, match=message):
         point_cloud(rgbd, **options)
+
+
+@pytest.mark.parametrize(
+    ("shape", "expected"), [((512, 512), 0.04), ((2000, 300), 0.04), ((96, 128), 0.16), ((16, 16), 0.2)]
+)
+def test_small_images_have_steeper_pixels(shape, expected):
+    assert default_edge_rtol(shape) == pytest.approx(expected)
+
+
+def test_a_floor_of_a_small_image_is_no_row_of_edges():
+    height, width = 128, 128
+    camera = Camera.from_fov(width, height, fov_x=65.0)
+    below = np.arange(height)[:, None] + 0.5 - camera.cy
+    depth = np.where(below > 10, camera.fy / np.maximum(below, 1), np.nan).astype(np.float32) * np.ones(
+        (1, width)
+    )
+    rgbd = RGBD(np.zeros((height, width, 3), np.uint8), depth.astype(np.float32), np.isfinite(depth), camera)
+    kept = len(point_cloud(rgbd, hole_edges=False)) / rgbd.mask.sum()
+    assert kept > 0.9
+    assert len(point_cloud(rgbd, hole_edges=False, edge_rtol=0.04)) < 0.5 * kept * rgbd.mask.sum()
 
 
 def test_gltf_axes():

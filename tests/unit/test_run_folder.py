@@ -68,7 +68,7 @@ def test_everything_reads_back(tmp_path):
     assert metadata["depth"]["median"] == pytest.approx(1.25)
     assert metadata["depth"]["valid_fraction"] == pytest.approx(26 / 30)
     assert metadata["cloud"]["points"] == 25 * 40
-    assert metadata["cloud"]["edge_rtol"] == 0.04
+    assert metadata["cloud"]["edge_rtol"] == 0.2  # a small image
 
 
 def test_no_mask_file_when_all_is_valid(tmp_path):

@@ -162,7 +162,7 @@ EdgeRtol = Annotated[
         "--edge-rtol",
         metavar="X",
         rich_help_panel=_CLOUD,
-        show_default=str(EDGE_RTOL),
+        show_default=f"{EDGE_RTOL}, proportionally more below 512 pixels",
         help="Leave out pixels where depth jumps by more than this ratio; 0 keeps all.",
     ),
 ]

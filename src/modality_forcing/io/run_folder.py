@@ -11,7 +11,7 @@ import numpy as np
 from PIL import Image
 
 from modality_forcing.errors import UserError
-from modality_forcing.geometry.cloud import EDGE_RTOL, MAX_POINTS, SOR, point_cloud
+from modality_forcing.geometry.cloud import MAX_POINTS, SOR, default_edge_rtol, point_cloud
 from modality_forcing.io.atomic import atomic_folder
 from modality_forcing.io.depth_files import write_depth_npy, write_depth_png16, write_npy
 from modality_forcing.io.exports import write_glb, write_ply
@@ -64,7 +64,7 @@ def save_run(
         for name, values in rgbd.extras.items():
             write_npy(aside / f"{re.sub(r'[^A-Za-z0-9_-]+', '_', name)}.npy", values)
         options: dict[str, Any] = {
-            "edge_rtol": EDGE_RTOL if edge_rtol is None else edge_rtol,
+            "edge_rtol": default_edge_rtol(rgbd.depth.shape) if edge_rtol is None else edge_rtol,
             "sor": SOR if sor is None else sor,
             "max_points": MAX_POINTS if max_points is None else max_points,
             "hole_edges": hole_edges,
