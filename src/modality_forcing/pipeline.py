@@ -378,9 +378,11 @@ class Pipeline:
         """
         contracted = unpatchify(tokens.float().cpu(), frame.rows, frame.cols, self._cell)
         restored = frame.restore(contracted[:, None])[0, 0]
-        # A model that does not know the sky calls every pixel a surface.
-        limit = self.config.depth.far_threshold if self.config.depth.sky == "far" else float("inf")
-        return expand(restored).numpy(), (restored < limit).numpy()
+        if self.config.depth.sky != "far":  # this model calls every pixel a surface
+            return expand(restored).numpy(), np.ones(restored.shape, bool)
+        # Beyond the limit is sky: masked, and as far as the farthest surface that counts as one.
+        limit = self.config.depth.far_threshold
+        return expand(restored.clamp(max=limit)).numpy(), (restored < limit).numpy()
 
     def _provenance(self, settings: Settings, item: Item) -> dict[str, Any]:
         """Everything needed to repeat this item."""
