@@ -49,8 +49,6 @@ ALLOWED: dict[str, set[str]] = {
         "codecs", "checkpoint", "data", "pipeline", "training", "evaluation",
     },
 }  # fmt: skip
-# Modules that may import more than their room.
-MORE: dict[str, set[str]] = {"evaluation/predictors": {"pipeline"}}
 # What a value class may reach inside a method for convenience: written as an import in the method.
 LAZY: dict[str, set[str]] = {"types": {"geometry", "io"}, "": {"pipeline", "types"}}
 # Packages of the extras: a base installation lacks them.
@@ -118,8 +116,7 @@ def violations(path: Path) -> list[str]:
     """Imports of one module that the table does not allow."""
     module = dotted(path)
     room = room_of(module)
-    inside_room = "/".join(module.split(".")[1:])
-    allowed = ALLOWED.get(room, set()) | {room, ""} | MORE.get(inside_room, set())
+    allowed = ALLOWED.get(room, set()) | {room, ""}
     wrong: set[str] = set()
     for target, lazy, line in imports(path):
         other = room_of(target)
