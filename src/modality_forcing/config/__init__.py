@@ -1,0 +1,53 @@
+"""Every configuration dataclass. Imports nothing of the project's but its errors, and never torch.
+
+A configuration is made as preset <- file <- ``key=value`` overrides; an unknown key or a value of the
+wrong kind is an error that names it.
+"""
+
+from modality_forcing.config.model import (
+    AutoencoderConfig,
+    DepthConfig,
+    FlowConfig,
+    ModelConfig,
+    SamplerConfig,
+    TextConfig,
+    TransformerConfig,
+)
+from modality_forcing.config.parsing import from_dict, override, to_dict
+from modality_forcing.config.training import (
+    AugmentConfig,
+    CheckpointConfig,
+    DataConfig,
+    ForcingConfig,
+    LogConfig,
+    LoraConfig,
+    OptimConfig,
+    ParallelConfig,
+    SensorConfig,
+    SourceConfig,
+    TrainConfig,
+)
+
+__all__ = [
+    "AugmentConfig",
+    "AutoencoderConfig",
+    "CheckpointConfig",
+    "DataConfig",
+    "DepthConfig",
+    "FlowConfig",
+    "ForcingConfig",
+    "LogConfig",
+    "LoraConfig",
+    "ModelConfig",
+    "OptimConfig",
+    "ParallelConfig",
+    "SamplerConfig",
+    "SensorConfig",
+    "SourceConfig",
+    "TextConfig",
+    "TrainConfig",
+    "TransformerConfig",
+    "from_dict",
+    "override",
+    "to_dict",
+]

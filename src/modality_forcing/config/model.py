@@ -1,0 +1,182 @@
+"""Settings of a model and of sampling from it."""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass, field
+from typing import ClassVar
+
+from modality_forcing.errors import UserError
+
+
+@dataclass(frozen=True)
+class TransformerConfig:
+    """Shape of the three-stream transformer (spec section 5); ``depth_channels=None`` is the T2I backbone."""
+
+    latent_channels: int = 128
+    """Channels of one image token."""
+    depth_channels: int | None = 256
+    """Channels of one depth token (patch size squared); None: no depth stream."""
+    text_width: int = 12288
+    """Width of one text token as the encoder gives it."""
+    hidden: int = 4096
+    num_heads: int = 32
+    num_double_blocks: int = 8
+    num_single_blocks: int = 24
+    num_depth_blocks: int = 4
+    """Depth-only single-stream blocks after the shared ones."""
+    rope_axes: tuple[int, ...] = (32, 32, 32, 32)
+    """Rotated channels per position axis (t, row, col, l); their sum is the head size."""
+    rope_theta: int = 2000
+    mlp_ratio: float = 3.0
+    guidance_embedding: bool = False
+    cross_stream_mixing: bool = True
+    """Variant v2: each stream's modulation also hears the other stream's noise level."""
+
+    def __post_init__(self) -> None:
+        if self.hidden % self.num_heads:
+            raise UserError(f"hidden={self.hidden} is not a multiple of num_heads={self.num_heads}")
+        if sum(self.rope_axes) != self.hidden // self.num_heads:
+            raise UserError(
+                f"rope_axes={self.rope_axes} sum to {sum(self.rope_axes)}; "
+                f"they must sum to the head size {self.hidden // self.num_heads}"
+            )
+
+    @property
+    def patch_size(self) -> int:
+        """Side of the square of pixels that one depth token covers."""
+        if self.depth_channels is None:
+            return 16
+        return round(self.depth_channels**0.5)
+
+    def backbone(self) -> TransformerConfig:
+        """The text-to-image backbone: the same transformer without the depth stream."""
+        return dataclasses.replace(self, depth_channels=None, num_depth_blocks=0, cross_stream_mixing=False)
+
+
+@dataclass(frozen=True)
+class FlowConfig:
+    """Noise-level densities and the time shift (spec section 2); one set for training and sampling."""
+
+    shift_mu: float = 1.1
+    shift_sigma: float = 1.0
+    t_min: float = 0.05
+    """Clamp on the divisor of an x-prediction in the *training* loss."""
+    rgb_prediction: str = "velocity"
+    """"velocity" or "x0": what the image head predicts."""
+    depth_prediction: str = "x0"
+
+    def __post_init__(self) -> None:
+        for name in ("rgb_prediction", "depth_prediction"):
+            if getattr(self, name) not in ("velocity", "x0"):
+                raise UserError(f"flow.{name} is {getattr(self, name)!r}; known: velocity, x0")
+
+
+@dataclass(frozen=True)
+class SamplerConfig:
+    """Defaults of a run: they stand here once, for the command line, Python, the server and the docs."""
+
+    steps: int = 50
+    guidance: float = 4.0
+    """Classifier-free guidance in joint and depth-to-image."""
+    guidance_i2d: float = 1.0
+    log2_alpha: float | None = 5.0
+    """Tilt of the joint path: > 0 image first, 0 diagonal, < 0 depth first."""
+    refine_depth: bool = False
+    """A second image-to-depth pass on the generated image."""
+    width: int = 512
+    height: int = 512
+
+
+@dataclass(frozen=True)
+class AutoencoderConfig:
+    """Sizes of the autoencoder; the defaults are FLUX.2's.
+
+    Attributes:
+        in_channels: channels of the image.
+        channels: width at full resolution.
+        channel_multipliers: width of each resolution over ``channels``; each after the first halves H, W.
+        num_res_blocks: residual blocks per resolution in the encoder; the decoder has one more.
+        z_channels: channels of the code before the 2x2 unshuffle.
+        norm_groups: groups of every GroupNorm; must divide every width (32 in FLUX.2; fewer if narrow).
+    """
+
+    PATCH: ClassVar[int] = 2
+
+    in_channels: int = 3
+    channels: int = 128
+    channel_multipliers: tuple[int, ...] = (1, 2, 4, 4)
+    num_res_blocks: int = 2
+    z_channels: int = 32
+    norm_groups: int = 32
+
+    def __post_init__(self) -> None:
+        # A list from a JSON file is as good as a tuple, but only a tuple can be compared and hashed.
+        object.__setattr__(self, "channel_multipliers", tuple(self.channel_multipliers))
+        for name in ("in_channels", "channels", "num_res_blocks", "z_channels", "norm_groups"):
+            if getattr(self, name) < 1:
+                raise UserError(f"autoencoder.{name} is {getattr(self, name)}; it must be at least 1")
+        if not self.channel_multipliers or min(self.channel_multipliers) < 1:
+            raise UserError("autoencoder.channel_multipliers needs at least one number, each at least 1")
+        for width in self.widths:
+            if width % self.norm_groups:
+                raise UserError(
+                    f"autoencoder width {width} is no multiple of norm_groups {self.norm_groups}; "
+                    "lower norm_groups or change channels"
+                )
+
+    @property
+    def widths(self) -> tuple[int, ...]:
+        """Channels at each resolution, finest first."""
+        return tuple(self.channels * m for m in self.channel_multipliers)
+
+    @property
+    def latent_channels(self) -> int:
+        """Channels of the model latents: 4 * z_channels (128)."""
+        return self.z_channels * self.PATCH**2
+
+    @property
+    def downscale(self) -> int:
+        """Image pixels per latent pixel along each side (16)."""
+        return self.PATCH * 2 ** (len(self.channel_multipliers) - 1)
+
+
+@dataclass(frozen=True)
+class TextConfig:
+    """Which text encoder a model was trained with."""
+
+    encoder: str = "qwen3-8b"
+    """"qwen3-4b", "qwen3-8b" or "minilm"."""
+    source: str | None = None
+    """Folder or Hub id of the encoder's weights; None: the encoder's usual one."""
+    max_tokens: int = 512
+
+
+@dataclass(frozen=True)
+class DepthConfig:
+    """How the depth codec treats what lies at infinity (spec section 3, and ours)."""
+
+    sky: str = "missing"
+    """"missing": +inf is an invalid pixel, as in the release; "far": +inf is the contraction's
+    limit 2, so the model can learn where the sky is (ours)."""
+    far_threshold: float = 1.93
+    """With sky="far": contracted values above this decode as "at infinity" (1.93: 14 times the mean)."""
+
+    def __post_init__(self) -> None:
+        if self.sky not in ("missing", "far"):
+            raise UserError(f"depth.sky is {self.sky!r}; known: missing, far")
+
+
+@dataclass(frozen=True)
+class ModelConfig:
+    """Everything that ``config.json`` of our own layout says about a model."""
+
+    name: str = "unnamed"
+    transformer: TransformerConfig = field(default_factory=TransformerConfig)
+    autoencoder: AutoencoderConfig = field(default_factory=AutoencoderConfig)
+    text: TextConfig = field(default_factory=TextConfig)
+    depth: DepthConfig = field(default_factory=DepthConfig)
+    flow: FlowConfig = field(default_factory=FlowConfig)
+    sampler: SamplerConfig = field(default_factory=SamplerConfig)
+    licence: str = ""
+    note: str = ""

@@ -1,0 +1,287 @@
+"""Settings of a training run (ours where the paper is silent: optimizer, averaging, loss weights)."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field
+
+from modality_forcing.config.model import ModelConfig
+from modality_forcing.errors import UserError
+
+
+def _require(condition: bool, name: str, value: object, right: str) -> None:
+    if not condition:
+        raise UserError(f"{name} is {value!r}; {right}")
+
+
+@dataclass(frozen=True)
+class SensorConfig:
+    """One kind of simulated depth sensor (``data.sensors``) and how often it is used."""
+
+    kind: str = "random"
+    weight: float = 1.0
+    """How often it is drawn, relative to the other sensors of the list."""
+    low: float = 0.002
+    high: float = 0.05
+    """Share of the pixels it measures, drawn log-uniformly per sample from [low, high]."""
+    noise: float = 0.0
+    """Strength of the sensor's own noise model: 0 none, 1 as documented for the kind."""
+    max_range: float = 0.0
+    """Metres beyond which nothing is measured; 0: no limit."""
+
+    def __post_init__(self) -> None:
+        _require(self.weight >= 0, "sensor.weight", self.weight, "it may not be negative")
+        _require(0 < self.low <= self.high <= 1, "sensor.low, sensor.high", (self.low, self.high),
+                 "right is 0 < low <= high <= 1")  # fmt: skip
+        _require(self.noise >= 0, "sensor.noise", self.noise, "it may not be negative")
+        _require(self.max_range >= 0, "sensor.max_range", self.max_range, "it may not be negative")
+
+
+@dataclass(frozen=True)
+class AugmentConfig:
+    """Random changes of a training sample, geometry and depth kept consistent (``data.augment``)."""
+
+    mirror: float = 0.5
+    """Probability of swapping left and right (words of the caption too)."""
+    crop: float = 0.0
+    """Probability of a random crop, resized back: at least half of each side, same aspect."""
+    colour: float = 0.0
+    """Strength 0..1 of brightness, contrast, saturation, hue, white-balance and gamma changes."""
+    degrade: float = 0.0
+    """Probability of blur, sensor noise or JPEG artefacts."""
+
+    def __post_init__(self) -> None:
+        for name in ("mirror", "crop", "colour", "degrade"):
+            _require(0 <= getattr(self, name) <= 1, f"augment.{name}", getattr(self, name), "right is 0..1")
+
+
+@dataclass(frozen=True)
+class SourceConfig:
+    """One folder of shards (``mf data make``, ``mf data convert``) in a mixture."""
+
+    path: str = ""
+    weight: float = 1.0
+    """Share of the samples, relative to the other sources."""
+    depth: str = "sensors"
+    """"sensors": thin the depth by ``data.sensors``; "measured": every depth value of the shard;
+    "none": images only."""
+
+    def __post_init__(self) -> None:
+        _require(self.depth in ("sensors", "measured", "none"), "source.depth", self.depth,
+                 "known: sensors, measured, none")  # fmt: skip
+        _require(self.weight > 0, "source.weight", self.weight, "it must be positive")
+
+    @classmethod
+    def from_text(cls, text: str) -> SourceConfig:
+        """A folder by its path alone."""
+        return cls(path=text)
+
+
+@dataclass(frozen=True)
+class DataConfig:
+    """What a run learns from. A plain text in its place is one source with the defaults."""
+
+    sources: tuple[SourceConfig, ...] = ()
+    sensors: tuple[SensorConfig, ...] = (
+        SensorConfig("random", 2.0), SensorConfig("lidar", 1.0), SensorConfig("keypoints", 1.0),
+    )  # fmt: skip
+    augment: AugmentConfig = field(default_factory=AugmentConfig)
+    buckets: tuple[str, ...] = ()
+    """Sizes "WIDTHxHEIGHT" of an aspect-ratio mixture; a sample goes to the nearest aspect. Empty: squares."""
+    workers: int = 0
+    """Processes that read ahead; 0: the training process reads."""
+    cache: str = ""
+    """Folder for latents and text embeddings of frozen encoders, kept between runs; "": none."""
+    max_bad: int = 100
+    """Unreadable samples after which a run stops."""
+
+    def __post_init__(self) -> None:
+        _require(self.workers >= 0, "data.workers", self.workers, "it may not be negative")
+
+    @classmethod
+    def from_text(cls, text: str) -> DataConfig:
+        """One folder with the defaults."""
+        return cls(sources=(SourceConfig(path=text),) if text else ())
+
+
+@dataclass(frozen=True)
+class OptimConfig:
+    """Optimizer, schedule and averaging of a training run (ours: the paper does not give them)."""
+
+    optimizer: str = "muon"
+    """"muon": Muon for the matrices inside the blocks, AdamW for the rest; "adamw": AdamW for all."""
+    lr: float = 1e-3
+    weight_decay: float = 0.01
+    betas: tuple[float, ...] = (0.9, 0.95)
+    warmup: int = 100
+    """Steps of linear warm-up."""
+    decay: float = 0.3
+    """Share of the run, at its end, in which the learning rate falls linearly to zero."""
+    clip: float = 1.0
+    """Largest gradient norm."""
+    ema: float = 0.999
+    """Decay of the averaged weights; ramps up as (1 + step) / (10 + step)."""
+    max_bad_steps: int = 10
+    """Non-finite steps in a row after which a run stops."""
+
+    def __post_init__(self) -> None:
+        _require(self.optimizer in ("muon", "adamw"), "optim.optimizer", self.optimizer, "known: muon, adamw")
+        _require(math.isfinite(self.lr) and self.lr > 0, "optim.lr", self.lr, "it must be positive")
+        _require(0 <= self.ema < 1, "optim.ema", self.ema, "right is 0 <= ema < 1")
+        _require(0 <= self.decay <= 1, "optim.decay", self.decay, "right is 0..1")
+        _require(self.max_bad_steps >= 1, "optim.max_bad_steps", self.max_bad_steps, "it must be at least 1")
+
+
+@dataclass(frozen=True)
+class ForcingConfig:
+    """The modality-forcing stage (spec section 2)."""
+
+    p_i2d: float = 0.2
+    p_d2i: float = 0.2
+    text_dropout: float = 0.1
+    rgb_weight: float = 1.0
+    depth_weight: float = 1.0
+    distill_high: float = 0.0
+    distill_low: float = 0.0
+    """Weights of self-distillation at t_depth = 1 and 0; both 0: off."""
+
+    def __post_init__(self) -> None:
+        for name in ("p_i2d", "p_d2i", "text_dropout"):
+            _require(0 <= getattr(self, name) <= 1, f"forcing.{name}", getattr(self, name), "right is 0..1")
+        _require(self.p_i2d + self.p_d2i <= 1, "forcing.p_i2d + forcing.p_d2i", self.p_i2d + self.p_d2i,
+                 "together they may be 1 at most")  # fmt: skip
+
+
+@dataclass(frozen=True)
+class LoraConfig:
+    """Low-rank adapters instead of full training (through peft); rank 0: off."""
+
+    rank: int = 0
+    alpha: float = 0.0
+    """Scale of the adapters; 0: equal to the rank."""
+    dropout: float = 0.0
+    targets: tuple[str, ...] = ("qkv", "proj", "linear1", "linear2", "mlp")
+    """Parts of the names of the linear layers that get adapters."""
+
+    def __post_init__(self) -> None:
+        _require(self.rank >= 0, "lora.rank", self.rank, "it may not be negative")
+
+
+@dataclass(frozen=True)
+class ParallelConfig:
+    """How a run is spread over processes (torchrun) and saves memory."""
+
+    shard: int = 0
+    """Processes that share one copy of the weights (FSDP2); 0: all; 1: plain data parallelism."""
+    replicate: int = 1
+    """Copies of the sharded weights (HSDP); replicate x shard is the number of processes."""
+    accumulate: int = 1
+    """Micro-batches per step on each process."""
+    checkpointing: bool = False
+    """Recompute each block's activations in the backward pass."""
+    compile: bool = False
+    """torch.compile each block."""
+
+    def __post_init__(self) -> None:
+        for name, least in (("shard", 0), ("replicate", 1), ("accumulate", 1)):
+            _require(getattr(self, name) >= least, f"parallel.{name}", getattr(self, name),
+                     f"it must be at least {least}")  # fmt: skip
+
+
+@dataclass(frozen=True)
+class CheckpointConfig:
+    """When the training state is written and what is kept."""
+
+    every: int = 200
+    """Steps between checkpoints."""
+    keep: int = 2
+    """The newest ones that are kept."""
+    keep_every: int = 0
+    """Checkpoints of every such step are kept for good; 0: none."""
+    background: bool = False
+    """Write while training goes on (DCP's asynchronous save)."""
+
+    def __post_init__(self) -> None:
+        for name, least in (("every", 1), ("keep", 1), ("keep_every", 0)):
+            _require(getattr(self, name) >= least, f"checkpoint.{name}", getattr(self, name),
+                     f"it must be at least {least}")  # fmt: skip
+
+
+@dataclass(frozen=True)
+class LogConfig:
+    """What a run shows while it goes on; ``log.jsonl`` is always written."""
+
+    every: int = 10
+    """Steps between rows."""
+    tensorboard: bool = False
+    wandb: bool = False
+    """Also to TensorBoard or Weights & Biases (their packages are needed)."""
+    sample_every: int = 0
+    """Steps between sample grids; 0: none."""
+    prompts: tuple[str, ...] = ()
+    """Prompts of the sample grid; empty: captions of the validation data."""
+    validate_every: int = 0
+    """Steps between validations (AbsRel, delta 1); 0: none."""
+    validation: str = ""
+    """Folder of shards to validate on."""
+    validation_count: int = 32
+
+    def __post_init__(self) -> None:
+        for name, least in (
+            ("every", 1),
+            ("sample_every", 0),
+            ("validate_every", 0),
+            ("validation_count", 1),
+        ):
+            _require(getattr(self, name) >= least, f"log.{name}", getattr(self, name),
+                     f"it must be at least {least}")  # fmt: skip
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """One training run of one stage."""
+
+    stage: str = "forcing"
+    """"autoencoder", "t2i" or "forcing"."""
+    steps: int = 1000
+    batch: int = 32
+    """Samples per step over all processes and micro-batches."""
+    seed: int = 0
+    image_size: int = 128
+    data: DataConfig = field(default_factory=DataConfig)
+    autoencoder: str = ""
+    """Run or model folder the autoencoder comes from (stages t2i, forcing)."""
+    init: str = ""
+    """Run, model folder or checkpoint to warm-start the transformer from (stage forcing: the T2I run)."""
+    freeze: tuple[str, ...] = ()
+    """Weights that do not train: the starts of their names, or "rgb_double_blocks" for the image's and the
+    text's part of the double blocks (FLUX.2 post-training)."""
+    precision: str = "bf16"
+    """"bf16": bf16 in the body, float32 weights; "fp32"."""
+    threads: int = 0
+    """CPU threads; 0: all."""
+    remember: bool = False
+    """Keep the frozen encoders' outputs in memory (float16) after their first use. A resumed run then follows
+    the uninterrupted one up to rounding instead of to the bit."""
+    crop: int = 0
+    """Autoencoder stage: side of one random crop per image; 0: whole images."""
+    latent_noise: float = 0.1
+    """Autoencoder stage: standard deviation of the noise on the code, so that close codes look alike."""
+    latent_penalty: float = 1e-3
+    """Autoencoder stage: weight of the mean square of the code, which sets its scale against that noise."""
+    model: ModelConfig = field(default_factory=ModelConfig)
+    optim: OptimConfig = field(default_factory=OptimConfig)
+    forcing: ForcingConfig = field(default_factory=ForcingConfig)
+    lora: LoraConfig = field(default_factory=LoraConfig)
+    parallel: ParallelConfig = field(default_factory=ParallelConfig)
+    checkpoint: CheckpointConfig = field(default_factory=CheckpointConfig)
+    log: LogConfig = field(default_factory=LogConfig)
+
+    def __post_init__(self) -> None:
+        _require(self.stage in ("autoencoder", "t2i", "forcing"), "stage", self.stage,
+                 "known: autoencoder, t2i, forcing")  # fmt: skip
+        _require(self.precision in ("bf16", "fp32"), "precision", self.precision, "known: bf16, fp32")
+        for name in ("steps", "batch", "image_size"):
+            _require(getattr(self, name) >= 1, name, getattr(self, name), "it must be at least 1")
+        _require(self.batch % self.parallel.accumulate == 0, "batch", self.batch,
+                 f"it must be a multiple of parallel.accumulate={self.parallel.accumulate}")  # fmt: skip
