@@ -27,7 +27,7 @@ class SensorConfig:
     noise: float = 0.0
     """Strength of the sensor's own noise model: 0 none, 1 as documented for the kind."""
     max_range: float = 0.0
-    """Metres beyond which nothing is measured; 0: no limit."""
+    """Metres of z-depth beyond which nothing is measured; 0: the kind's own reach (docs/sensors.md)."""
 
     def __post_init__(self) -> None:
         _require(self.weight >= 0, "sensor.weight", self.weight, "it may not be negative")
@@ -49,9 +49,11 @@ class AugmentConfig:
     """Strength 0..1 of brightness, contrast, saturation, hue, white-balance and gamma changes."""
     degrade: float = 0.0
     """Probability of blur, sensor noise or JPEG artefacts."""
+    texture: float = 0.0
+    """Probability of procedural patterns on the surfaces (needs the sample's object ids)."""
 
     def __post_init__(self) -> None:
-        for name in ("mirror", "crop", "colour", "degrade"):
+        for name in ("mirror", "crop", "colour", "degrade", "texture"):
             _require(0 <= getattr(self, name) <= 1, f"augment.{name}", getattr(self, name), "right is 0..1")
 
 
@@ -87,7 +89,7 @@ class DataConfig:
     )  # fmt: skip
     augment: AugmentConfig = field(default_factory=AugmentConfig)
     buckets: tuple[str, ...] = ()
-    """Sizes "WIDTHxHEIGHT" of an aspect-ratio mixture; a sample goes to the nearest aspect. Empty: squares."""
+    """Sizes "WIDTHxHEIGHT" of an aspect-ratio mixture; samples go to the nearest. Empty: squares."""
     workers: int = 0
     """Processes that read ahead; 0: the training process reads."""
     cache: str = ""
@@ -160,7 +162,7 @@ class LoraConfig:
     alpha: float = 0.0
     """Scale of the adapters; 0: equal to the rank."""
     dropout: float = 0.0
-    targets: tuple[str, ...] = ("qkv", "proj", "linear1", "linear2", "mlp")
+    targets: tuple[str, ...] = ("qkv", "proj", "linear1", "linear2", "mlp", "modulation_depth")
     """Parts of the names of the linear layers that get adapters."""
 
     def __post_init__(self) -> None:
@@ -220,6 +222,8 @@ class LogConfig:
     """Steps between sample grids; 0: none."""
     prompts: tuple[str, ...] = ()
     """Prompts of the sample grid; empty: captions of the validation data."""
+    sample_steps: int = 0
+    """Euler steps of samples and validation; 0: the model's own number."""
     validate_every: int = 0
     """Steps between validations (AbsRel, delta 1); 0: none."""
     validation: str = ""
@@ -230,6 +234,7 @@ class LogConfig:
         for name, least in (
             ("every", 1),
             ("sample_every", 0),
+            ("sample_steps", 0),
             ("validate_every", 0),
             ("validation_count", 1),
         ):
@@ -261,8 +266,7 @@ class TrainConfig:
     threads: int = 0
     """CPU threads; 0: all."""
     remember: bool = False
-    """Keep the frozen encoders' outputs in memory (float16) after their first use. A resumed run then follows
-    the uninterrupted one up to rounding instead of to the bit."""
+    """Keep the frozen encoders' outputs in memory, rounded to float16 from their first use on."""
     crop: int = 0
     """Autoencoder stage: side of one random crop per image; 0: whole images."""
     latent_noise: float = 0.1
