@@ -143,7 +143,7 @@ class Sample:
 
     Attributes:
         rgb: uint8 (H, W, 3).
-        depth: float32 (H, W) z-depth in metres; +inf is sky, NaN never.
+        depth: float32 (H, W) z-depth in metres; +inf is sky, 0 where nothing is known, NaN never.
         camera: intrinsics for this H x W.
         captions: texts from short to long; empty when there is none.
         seed: the seed that made it, -1 when it is not procedural.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import textwrap
 from collections.abc import Sequence
 
 import numpy as np
@@ -192,3 +193,33 @@ def contact_sheet(
                 draw.text((x, y + tile + 2), text, fill="black", font=font)
             x += picture.width + gap
     return np.array(sheet)
+
+
+def normals_picture(normals: np.ndarray) -> np.ndarray:
+    """Normals as the usual colours: red grows to the right, green upwards, blue towards the camera.
+
+    Args:
+        normals: float (H, W, 3), unit, OpenCV axes; zeros where there is no surface, shown in neutral gray.
+
+    Returns:
+        uint8 (H, W, 3).
+    """
+    upright = np.clip(normals, -1.0, 1.0) * np.array([1.0, -1.0, -1.0])
+    return np.rint((upright + 1.0) * 127.5).astype(np.uint8)
+
+
+def text_picture(text: str, *, width: int, height: int) -> np.ndarray:
+    """A text on white, wrapped to lines; what does not fit is cut with an ellipsis.
+
+    Returns:
+        uint8 (height, width, 3).
+    """
+    size = max(10, height // 12)
+    font = ImageFont.load_default(size=size)
+    picture = Image.new("RGB", (width, height), "white")
+    draw = ImageDraw.Draw(picture)
+    letters = max(4, int((width - 8) / max(1.0, draw.textlength("abcdefghij klmnop", font=font) / 17)))
+    lines = textwrap.wrap(text, letters, max_lines=max(1, (height - 4) // (size + 3)), placeholder=" …")
+    for number, line in enumerate(lines):
+        draw.text((4, 2 + number * (size + 3)), line, fill="black", font=font)
+    return np.array(picture)

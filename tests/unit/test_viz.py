@@ -6,7 +6,16 @@ import pytest
 
 from modality_forcing.errors import UserError
 from modality_forcing.types import RGBD, Camera
-from modality_forcing.viz import BACKGROUND, COLOR_MAPS, INVALID_GRAY, colorize, contact_sheet, render_cloud
+from modality_forcing.viz import (
+    BACKGROUND,
+    COLOR_MAPS,
+    INVALID_GRAY,
+    colorize,
+    contact_sheet,
+    normals_picture,
+    render_cloud,
+    text_picture,
+)
 
 
 def test_magma_is_magma():
@@ -111,6 +120,24 @@ def test_contact_sheet():
     for rows, captions in (([[]], None), ([[tall]], [["a", "b"]]), ([[tall]], [])):
         with pytest.raises(UserError):
             contact_sheet(rows, captions)
+
+
+def test_normals_have_the_usual_colours():
+    normals = np.array([[[0, 0, -1], [0, -1, 0], [1, 0, 0], [0, 0, 0]]], np.float32)
+    assert normals_picture(normals).tolist() == [
+        [[128, 128, 255], [128, 255, 128], [255, 128, 128], [128, 128, 128]]
+    ]  # towards the camera: blue; up: green; right: red; nothing: gray
+
+
+def test_text_is_wrapped_and_stays_inside():
+    short = text_picture("a room", width=200, height=120)
+    assert short.shape == (120, 200, 3) and (short < 100).any()
+    rows = np.flatnonzero((short < 100).any((1, 2)))
+    assert rows.max() < 20  # one line
+    full = text_picture("a word and " * 200, width=200, height=120)
+    dark = (full < 100).any(2)
+    assert np.flatnonzero(dark.any(1)).max() > 95 and not dark[:, -1].any()
+    assert (text_picture("", width=20, height=20) == 255).all()
 
 
 def test_nothing_here_imports_matplotlib_or_torch():

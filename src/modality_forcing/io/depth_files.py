@@ -14,6 +14,7 @@ from PIL import Image, PngImagePlugin
 from modality_forcing.errors import UserError
 from modality_forcing.io.atomic import atomic_file
 from modality_forcing.io.checks import MAX_PIXELS, check_size, existing_file
+from modality_forcing.io.log_depth import LOG_KIND, depth_of_log_png
 
 DepthKind = Literal["depth", "disparity"]
 TEXT_KIND, TEXT_SCALE, TEXT_UNIT = "depth_kind", "depth_scale", "depth_unit"  # PNG text chunks
@@ -223,6 +224,12 @@ def _read_png(path: Path) -> _Raw:
     except Exception as error:
         raise UserError(f"depth map {path} is no valid PNG: {_line(error)}") from None
     raw = _Raw(values, coarse=values.dtype == np.uint8)
+    if text.get(TEXT_KIND) == LOG_KIND:  # the depth of a training shard
+        try:
+            values = depth_of_log_png(values, text)
+        except ValueError as error:
+            raise UserError(f"depth map {path} is no valid log-coded depth: {error}") from None
+        return _Raw(values, kind="depth", scale=1.0, unit="m" if text.get(TEXT_UNIT) == "m" else "relative")
     if text.get(TEXT_KIND) in _KINDS:
         raw.kind = text[TEXT_KIND]
         try:

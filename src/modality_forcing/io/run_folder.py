@@ -15,6 +15,7 @@ from modality_forcing.geometry.cloud import MAX_POINTS, SOR, default_edge_rtol, 
 from modality_forcing.io.atomic import atomic_folder
 from modality_forcing.io.depth_files import write_depth_npy, write_depth_png16, write_npy
 from modality_forcing.io.exports import write_glb, write_ply
+from modality_forcing.io.plain_json import plain
 from modality_forcing.types import RGBD
 from modality_forcing.viz import colorize
 
@@ -83,7 +84,7 @@ def save_run(
             }
         metadata["provenance"] = rgbd.provenance
         metadata["files"] = sorted([*(item.name for item in aside.iterdir()), "metadata.json"])
-        text = json.dumps(_plain(metadata), indent=2, ensure_ascii=False, allow_nan=False)
+        text = json.dumps(plain(metadata), indent=2, ensure_ascii=False, allow_nan=False)
         (aside / "metadata.json").write_text(text + "\n", encoding="utf-8")
     assert target.path is not None
     return target.path
@@ -103,20 +104,3 @@ def depth_statistics(rgbd: RGBD) -> dict[str, float | None]:
 
 def _save_png(path: Path, pixels: np.ndarray) -> None:
     Image.fromarray(pixels).save(path, format="PNG", compress_level=3)
-
-
-def _plain(value: Any) -> Any:
-    """JSON values of anything provenance may hold; not-a-number becomes null, the rest its text."""
-    if isinstance(value, dict):
-        return {str(key): _plain(item) for key, item in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [_plain(item) for item in value]
-    if isinstance(value, np.ndarray):
-        return _plain(value.tolist())
-    if isinstance(value, np.generic):
-        return _plain(value.item())
-    if isinstance(value, float):
-        return value if np.isfinite(value) else None
-    if value is None or isinstance(value, (bool, int, str)):
-        return value
-    return str(value)
