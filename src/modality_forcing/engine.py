@@ -19,7 +19,7 @@ from modality_forcing.flow.guidance import guided
 from modality_forcing.flow.sampler import Step, sample
 from modality_forcing.flow.schedule import Schedule
 from modality_forcing.inputs import chunks
-from modality_forcing.model.transformer import Transformer
+from modality_forcing.model.base import DiffusionTransformer
 from modality_forcing.types import PerModality
 
 OnStep = Callable[[Step], None]
@@ -44,7 +44,7 @@ class Engine:
 
     def __init__(
         self,
-        transformer: Transformer,
+        transformer: DiffusionTransformer,
         text: TextEncoder,
         flow: FlowConfig,
         *,

@@ -46,6 +46,8 @@ from modality_forcing.inputs import (
     check_size,
     pair_up,
 )
+from modality_forcing.model.autoencoder import Autoencoder
+from modality_forcing.model.base import DiffusionTransformer
 from modality_forcing.types import RGBD, Camera, PerModality
 
 Intrinsics = Camera | np.ndarray | Sequence[float] | None
@@ -93,7 +95,7 @@ class Pipeline:
     ) -> None:
         self.config: ModelConfig = checkpoint.config
         self.device = device
-        self.checkpoint = checkpoint
+        self.checkpoint: Checkpoint | None = checkpoint
         with memory_advice():
             self.autoencoder = checkpoint.load_autoencoder(dtype, device).requires_grad_(False)
             transformer = checkpoint.load_transformer(dtype, device).requires_grad_(False)
@@ -155,10 +157,25 @@ class Pipeline:
         pipeline.timings["load"] = time.perf_counter() - started
         return pipeline
 
+    @classmethod
+    def around(
+        cls, config: ModelConfig, transformer: DiffusionTransformer, autoencoder: Autoencoder, text: TextEncoder
+    ) -> Pipeline:
+        """A pipeline on modules that somebody else owns, such as a training run that looks at itself.
+
+        Nothing is copied or moved, and nothing is frozen. The results name no weight files.
+        """
+        pipeline = cls.__new__(cls)
+        pipeline.config, pipeline.autoencoder = config, autoencoder
+        pipeline.checkpoint = None
+        pipeline.engine = Engine(transformer, text, config.flow)
+        pipeline.device = pipeline.engine.device
+        return pipeline
+
     @cached_property
     def weights_hash(self) -> dict[str, str]:
         """SHA-256 of each weight file."""
-        return self.checkpoint.sha256()
+        return {} if self.checkpoint is None else self.checkpoint.sha256()
 
     @property
     def timings(self) -> dict[str, float]:
@@ -393,7 +410,7 @@ class Pipeline:
             "schedule": {"mu": self.config.flow.shift_mu, "sigma": self.config.flow.shift_sigma},
             "inside_size": {"width": item.frame.grid_width, "height": item.frame.grid_height},
             "model": {
-                "id": str(self.checkpoint.path.name),
+                "id": self.config.name if self.checkpoint is None else str(self.checkpoint.path.name),
                 "name": self.config.name,
                 "sha256": self.weights_hash,
             },

@@ -1,4 +1,4 @@
-"""Named models. Sizes of published models are facts (spec section 5); "tiny" and "lowpoly" are ours."""
+"""Named models. Sizes of published models are facts (spec sections 5, 8); the rest is ours."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from dataclasses import replace
 from modality_forcing.config import (
     AutoencoderConfig,
     DepthConfig,
+    FlowConfig,
     ModelConfig,
     SamplerConfig,
     TextConfig,
@@ -14,26 +15,14 @@ from modality_forcing.config import (
 )
 from modality_forcing.errors import UserError
 
-KLEIN_4B = TransformerConfig(
-    hidden=3072, num_heads=24, num_double_blocks=5, num_single_blocks=20, text_width=7680
-).backbone()
-KLEIN_9B = TransformerConfig().backbone()
-DEV_32B = replace(
-    KLEIN_9B, hidden=6144, num_heads=48, num_single_blocks=48, text_width=15360, guidance_embedding=True
-)
 RGBD_9B_V2 = TransformerConfig()
 RGBD_9B_V1 = replace(RGBD_9B_V2, cross_stream_mixing=False)
-RGBD_4B = replace(KLEIN_4B, depth_channels=256, num_depth_blocks=4, cross_stream_mixing=True)
-
-TRANSFORMERS: dict[str, TransformerConfig] = {
-    "flux_rgbd_9b_v1": RGBD_9B_V1,
-    "flux_rgbd_9b_v2": RGBD_9B_V2,
-    "flux_rgbd_4b": RGBD_4B,
-    "flux2_klein_4b": KLEIN_4B,
-    "flux2_klein_9b": KLEIN_9B,
-    "flux2_dev": DEV_32B,
-}
-"""Full-size transformers by variant name (the release's ``config.json`` gives the variant)."""
+RGBD_4B = replace(
+    RGBD_9B_V2, hidden=3072, num_heads=24, num_double_blocks=5, num_single_blocks=20, text_width=7680
+)
+RGBD_DEV = replace(
+    RGBD_9B_V2, hidden=6144, num_heads=48, num_single_blocks=48, text_width=15360, guidance_embedding=True
+)
 
 MINILM_WIDTH = 3 * 384
 
@@ -78,15 +67,86 @@ TINY = ModelConfig(
     licence="Apache-2.0",
 )
 
-MODELS: dict[str, ModelConfig] = {
-    "lowpoly": LOWPOLY,
-    "tiny": TINY,
-    "flux_rgbd_9b_v1": ModelConfig(name="flux_rgbd_9b_v1", transformer=RGBD_9B_V1, licence="CC-BY-NC-4.0"),
-    "flux_rgbd_9b_v2": ModelConfig(name="flux_rgbd_9b_v2", transformer=RGBD_9B_V2, licence="CC-BY-NC-4.0"),
-    "flux_rgbd_4b": ModelConfig(
-        name="flux_rgbd_4b", transformer=RGBD_4B, text=TextConfig(encoder="qwen3-4b"), licence="Apache-2.0"
+TINY_FLAT = replace(
+    TINY,
+    name="tiny-flat",
+    transformer=replace(
+        TINY.transformer,
+        family="flat",
+        num_heads=4,
+        num_kv_heads=1,
+        num_double_blocks=0,
+        num_single_blocks=3,
+        rope_axes=(4, 4, 4, 4),
     ),
+    flow=FlowConfig(rgb_prediction="x0"),
+)
+
+
+UMT5_XXL_WIDTH = 4096
+
+
+def _flat(name: str, hidden: int) -> ModelConfig:
+    """One size of the scaling study with its depth stream: 30 blocks, heads of 128, one in four with keys."""
+    transformer = TransformerConfig(
+        family="flat",
+        text_width=UMT5_XXL_WIDTH,
+        hidden=hidden,
+        num_heads=hidden // 128,
+        num_kv_heads=hidden // 512,
+        num_double_blocks=0,
+        num_single_blocks=30,
+    )
+    return ModelConfig(
+        name=name,
+        transformer=transformer,
+        text=TextConfig(encoder="umt5-xxl", max_tokens=128),
+        flow=FlowConfig(rgb_prediction="x0"),
+        sampler=SamplerConfig(width=256, height=256),
+        licence="Apache-2.0",
+    )
+
+
+def _flux2(name: str, transformer: TransformerConfig, encoder: str, licence: str) -> ModelConfig:
+    return ModelConfig(name=name, transformer=transformer, text=TextConfig(encoder=encoder), licence=licence)
+
+
+NON_COMMERCIAL = "FLUX Non-Commercial License"
+_RGBD = (
+    _flux2("flux_rgbd_9b_v1", RGBD_9B_V1, "qwen3-8b", "CC-BY-NC-4.0"),
+    _flux2("flux_rgbd_9b_v2", RGBD_9B_V2, "qwen3-8b", "CC-BY-NC-4.0"),
+)
+_GROWN = (
+    _flux2("flux2-klein-4b", RGBD_4B, "qwen3-4b", "Apache-2.0"),
+    _flux2("flux2-klein-9b", RGBD_9B_V2, "qwen3-8b", NON_COMMERCIAL),
+    _flux2("flux2-dev", RGBD_DEV, "mistral-small", NON_COMMERCIAL),
+    _flat("t2i-370m", 1024),
+    _flat("t2i-800m", 1536),
+    _flat("t2i-3.3b", 3072),
+)
+"""Text-to-image models, here with the depth stream that the forcing stage grows on them."""
+
+
+def _both(model: ModelConfig) -> tuple[ModelConfig, ModelConfig]:
+    """The text-to-image model and, as NAME-rgbd, the one with depth."""
+    t2i = replace(model, transformer=model.transformer.backbone())
+    return t2i, replace(model, name=f"{model.name}-rgbd")
+
+
+MODELS: dict[str, ModelConfig] = {
+    model.name: model
+    for model in (LOWPOLY, TINY, TINY_FLAT, *_RGBD, *(one for grown in _GROWN for one in _both(grown)))
 }
+
+TRANSFORMERS: dict[str, TransformerConfig] = {
+    name: model.transformer for name, model in MODELS.items() if name.startswith("flux")
+}
+"""Full-size FLUX.2 transformers by variant name (the release's ``config.json`` gives the variant)."""
+
+FREEZE: dict[str, tuple[str, ...]] = {
+    f"flux2-{size}-rgbd": ("rgb_double_blocks",) for size in ("klein-4b", "klein-9b", "dev")
+}
+"""What the recipes of a model do not train (spec section 5)."""
 
 
 def transformer_preset(name: str) -> TransformerConfig:

@@ -92,7 +92,7 @@ def test_backbone(backbones):
 
 def test_backbone_to_rounding_with_the_same_tables(backbones, monkeypatch):
     """With diffusers' rotary and timestep tables in our transformer, nothing but rounding is left."""
-    from modality_forcing.model import transformer
+    from modality_forcing.model import base
 
     ours, theirs = backbones
 
@@ -101,10 +101,8 @@ def test_backbone_to_rounding_with_the_same_tables(backbones, monkeypatch):
         cos, sin = theirs.pos_embed(ids)
         return torch.stack([cos[:, ::2], sin[:, ::2]], dim=-1)
 
-    monkeypatch.setattr(transformer, "rope_table", their_rope)
-    monkeypatch.setattr(
-        transformer, "timestep_embedding", lambda t: theirs.time_guidance_embed.time_proj(t * 1000)
-    )
+    monkeypatch.setattr(base, "rope_table", their_rope)
+    monkeypatch.setattr(base, "timestep_embedding", lambda t: theirs.time_guidance_embed.time_proj(t * 1000))
     mine, other = run_both(ours, theirs)
     assert (mine - other).abs().max() < (5e-5 if ours.config.guidance_embedding else 3e-5)
 
@@ -167,7 +165,7 @@ def test_we_load_what_diffusers_writes(backbones, autoencoders, tmp_path):
         assert torch.equal(value, autoencoders[0].state_dict()[name]), name
 
 
-@pytest.mark.parametrize("variant", ["flux2_klein_4b", "flux2_dev"])
+@pytest.mark.parametrize("variant", ["flux2-klein-4b", "flux2-dev"])
 def test_names_and_shapes_at_full_size(variant):
     from modality_forcing.presets import TRANSFORMERS
 

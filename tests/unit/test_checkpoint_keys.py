@@ -18,7 +18,7 @@ from modality_forcing.model.transformer import Transformer
 from modality_forcing.presets import RGBD_4B, TINY, TRANSFORMERS
 
 GOLDEN = Path(__file__).parents[1] / "golden" / "data"
-PUBLISHED = ["flux_rgbd_9b_v1", "flux_rgbd_9b_v2", "flux2_klein_4b", "flux2_klein_9b", "flux2_dev"]
+PUBLISHED = ["flux_rgbd_9b_v1", "flux_rgbd_9b_v2", "flux2-klein-4b", "flux2-klein-9b", "flux2-dev"]
 BACKBONE = TINY.transformer.backbone()
 
 
@@ -36,7 +36,7 @@ def shapes(state: dict[str, torch.Tensor]) -> dict[str, tuple[int, ...]]:
 
 @pytest.mark.parametrize("variant", PUBLISHED)
 def test_every_name_and_shape_of_a_published_transformer(variant):
-    expected = json.loads((GOLDEN / f"keys_{variant}.json").read_text())
+    expected = json.loads((GOLDEN / f"keys_{variant.replace('-', '_')}.json").read_text())
     with torch.device("meta"):
         state = Transformer(TRANSFORMERS[variant]).state_dict()
     key_map = keymaps.release_map(state) if "rgbd" in variant else keymaps.identity_map(state)
@@ -46,7 +46,7 @@ def test_every_name_and_shape_of_a_published_transformer(variant):
 
 @pytest.mark.parametrize("variant", PUBLISHED)
 def test_a_published_transformer_is_recognised_by_its_shapes(variant):
-    keys = json.loads((GOLDEN / f"keys_{variant}.json").read_text())["keys"]
+    keys = json.loads((GOLDEN / f"keys_{variant.replace('-', '_')}.json").read_text())["keys"]
     found = transformer_from_shapes({k.removeprefix("dit."): tuple(v["shape"]) for k, v in keys.items()})
     assert found == TRANSFORMERS[variant]
 

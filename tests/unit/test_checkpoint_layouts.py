@@ -217,7 +217,6 @@ def test_conversions_that_cannot_be(tmp_path):
     for layout, message in (
         ("diffusers", "no depth"),
         ("bfl", "no depth"),
-        ("release", "variants"),
         ("x", "known"),
     ):
         with pytest.raises(UserError, match=message):
@@ -240,8 +239,8 @@ def test_a_lone_bfl_transformer_needs_an_autoencoder(tmp_path):
 def test_published_backbones_get_their_names(monkeypatch, tmp_path):
     from modality_forcing.checkpoint.describe import backbone_model
 
-    klein = backbone_model(TRANSFORMERS["flux2_klein_4b"], AutoencoderConfig())
-    assert (klein.name, klein.licence, klein.text.encoder) == ("flux2_klein_4b", "Apache-2.0", "qwen3-4b")
+    klein = backbone_model(TRANSFORMERS["flux2-klein-4b"], AutoencoderConfig())
+    assert (klein.name, klein.licence, klein.text.encoder) == ("flux2-klein-4b", "Apache-2.0", "qwen3-4b")
     other = backbone_model(TransformerConfig(num_double_blocks=3).backbone(), AutoencoderConfig())
     assert (other.name, other.licence) == ("flux2", "")
 

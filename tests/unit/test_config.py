@@ -10,6 +10,7 @@ import pytest
 
 from modality_forcing.config import (
     AutoencoderConfig,
+    DataConfig,
     DepthConfig,
     FlowConfig,
     ModelConfig,
@@ -39,7 +40,7 @@ def test_every_transformer_preset_survives_json(name):
 
 
 def test_a_training_configuration_survives_json():
-    config = TrainConfig(model=MODELS["tiny"], steps=7, data="somewhere")
+    config = TrainConfig(model=MODELS["tiny"], steps=7, data=DataConfig.from_text("somewhere"))
     assert from_dict(TrainConfig, json.loads(json.dumps(to_dict(config)))) == config
 
 
@@ -108,8 +109,8 @@ def test_overrides_reach_into_nested_tables():
             "model.transformer.guidance_embedding=true",
             "model.sampler.log2_alpha=none",
             "model.transformer.depth_channels=64",
-            "forcing.sparse_kinds=lidar",
-            "data=a=b",
+            "data.sources=a=b",
+            "data.buckets=64x32,32x64",
         ],
     )
     assert config.steps == 12
@@ -119,8 +120,8 @@ def test_overrides_reach_into_nested_tables():
     assert config.model.transformer.guidance_embedding is True
     assert config.model.sampler.log2_alpha is None
     assert config.model.transformer.depth_channels == 64
-    assert config.forcing.sparse_kinds == ("lidar",)
-    assert config.data == "a=b"
+    assert config.data.buckets == ("64x32", "32x64")
+    assert [source.path for source in config.data.sources] == ["a=b"]
     assert config.model.transformer.hidden == MODELS["tiny"].transformer.hidden
 
 
@@ -182,10 +183,10 @@ def test_sizes_of_the_presets():
     assert (released.hidden, released.num_heads, released.text_width) == (4096, 32, 12288)
     assert (released.num_double_blocks, released.num_single_blocks, released.num_depth_blocks) == (8, 24, 4)
     assert released.patch_size == 16
-    assert transformer_preset("flux2_dev").guidance_embedding
-    for name in ("flux2_klein_4b", "flux2_klein_9b", "flux2_dev"):
+    assert transformer_preset("flux2-dev").guidance_embedding
+    for name in ("flux2-klein-4b", "flux2-klein-9b", "flux2-dev"):
         assert transformer_preset(name).depth_channels is None
-    assert released.backbone() == transformer_preset("flux2_klein_9b")
+    assert released.backbone() == transformer_preset("flux2-klein-9b")
     assert not transformer_preset("flux_rgbd_9b_v1").cross_stream_mixing
 
 

@@ -8,10 +8,11 @@ import pytest
 import torch
 
 from modality_forcing.codecs.positions import depth_ids, image_ids, text_ids
+from modality_forcing.errors import UserError
 from modality_forcing.model.transformer import Transformer
 from modality_forcing.model.warm_start import (
     FRESH_PREFIXES,
-    freeze_rgb_double_blocks,
+    freeze,
     initialise,
     warm_start,
 )
@@ -176,7 +177,7 @@ def test_a_model_from_scratch_starts_at_zero():
 
 def test_the_image_and_text_weights_of_the_double_blocks_freeze():
     model = Transformer(CONFIG)
-    frozen = freeze_rgb_double_blocks(model)
+    trainable, frozen = freeze(model, ["rgb_double_blocks"])
     expected = [
         name for name, _ in model.named_parameters()
         if name.startswith("double_blocks.") and ".depth_" not in name
@@ -184,3 +185,26 @@ def test_the_image_and_text_weights_of_the_double_blocks_freeze():
     assert frozen == expected
     assert expected
     assert {n for n, p in model.named_parameters() if not p.requires_grad} == set(expected)
+    assert sorted([*trainable, *frozen]) == sorted(model.state_dict())
+
+
+def test_freezing_by_the_start_of_a_name():
+    model = Transformer(CONFIG)
+    _, frozen = freeze(
+        model, ["img_in", "double_blocks.1", "single_blocks.0.linear1.weight", "cross_alpha_img"]
+    )
+    expected = {
+        n for n in model.state_dict()
+        if n.startswith("double_blocks.1.") or n in ("img_in.weight", "single_blocks.0.linear1.weight")
+    }  # fmt: skip
+    assert set(frozen) == expected | {"cross_alpha_img"}
+    # A second list adds to the first.
+    assert len(freeze(model, ["txt_in."])[1]) == len(frozen) + 1
+
+
+@pytest.mark.parametrize("entry", ["img", "double_blocks.9", "rgb", "", "img_in.weight.x"])
+def test_a_name_that_fits_nothing_freezes_nothing(entry):
+    model = Transformer(CONFIG)
+    with pytest.raises(UserError, match="known: rgb_double_blocks"):
+        freeze(model, ["img_in", entry])
+    assert all(p.requires_grad for p in model.parameters())

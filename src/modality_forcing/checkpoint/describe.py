@@ -4,21 +4,17 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping
+from dataclasses import replace
 from typing import Any
 
 from modality_forcing.config import AutoencoderConfig, ModelConfig, TextConfig, TransformerConfig
 from modality_forcing.errors import UserError
-from modality_forcing.presets import TRANSFORMERS
+from modality_forcing.presets import MODELS, TRANSFORMERS
 
 Shape = tuple[int, ...]
 
 # Encoders of the published backbones, by the width of their embeddings (spec section 5).
 TEXT_ENCODERS = {7680: "qwen3-4b", 12288: "qwen3-8b", 15360: "mistral-small"}
-LICENCES = {
-    "flux2_klein_4b": "Apache-2.0",
-    "flux2_klein_9b": "FLUX Non-Commercial License",
-    "flux2_dev": "FLUX Non-Commercial License",
-}
 
 
 def _count(names: Iterable[str], prefix: str) -> int:
@@ -112,8 +108,10 @@ def transformer_to_diffusers(config: TransformerConfig) -> dict[str, Any]:
     """``config.json`` of diffusers' ``Flux2Transformer2DModel``.
 
     Raises:
-        UserError: diffusers has no depth stream.
+        UserError: diffusers has no depth stream and no flat family.
     """
+    if config.family != "flux2":
+        raise UserError("the diffusers layout holds FLUX.2 backbones; this model is of the flat family")
     if config.depth_channels is not None:
         raise UserError("the diffusers layout has no depth stream; only a text-to-image backbone fits it")
     return {
@@ -197,11 +195,9 @@ def variant_name(config: TransformerConfig) -> str | None:
 def backbone_model(transformer: TransformerConfig, autoencoder: AutoencoderConfig) -> ModelConfig:
     """A whole configuration around a text-to-image backbone from another layout."""
     name = variant_name(transformer)
+    if name is not None:
+        return replace(MODELS[name], autoencoder=autoencoder)
     encoder = TEXT_ENCODERS.get(transformer.text_width, "unknown")
     return ModelConfig(
-        name=name or "flux2",
-        transformer=transformer,
-        autoencoder=autoencoder,
-        text=TextConfig(encoder=encoder),
-        licence=LICENCES.get(name or "", ""),
+        name="flux2", transformer=transformer, autoencoder=autoencoder, text=TextConfig(encoder=encoder)
     )

@@ -4,7 +4,8 @@
 ours        ``config.json`` (``"format": "modality-forcing"``), ``transformer.safetensors``,
             ``autoencoder.safetensors``; a training run may lack one of the two
 release     ``config.json`` (``{"variant": ...}``), ``model.safetensors``, ``ae_encoder.safetensors``,
-            ``ae_decoder.safetensors``: the published Modality Forcing weights
+            ``ae_decoder.safetensors``: the published Modality Forcing weights. For sizes nobody published,
+            the variant is "custom" and ``config.json`` has our whole configuration under "model"
 bfl         a ``.safetensors`` file of a FLUX.2 transformer, without depth; its autoencoder is another file
 diffusers   ``transformer/`` and ``vae/`` of a FLUX.2 pipeline, without depth
 =========== ===========================================================================================
@@ -31,8 +32,9 @@ from modality_forcing.checkpoint.weights import M, Weights, file_sha256, load_in
 from modality_forcing.config import ModelConfig, from_dict
 from modality_forcing.errors import UserError
 from modality_forcing.model.autoencoder import Autoencoder
-from modality_forcing.model.transformer import Transformer
-from modality_forcing.presets import MODELS
+from modality_forcing.model.base import DiffusionTransformer
+from modality_forcing.model.build import build_transformer
+from modality_forcing.presets import MODELS, TRANSFORMERS
 
 LAYOUTS = ("ours", "release", "bfl", "diffusers")
 FORMAT, FORMAT_VERSION = "modality-forcing", 1
@@ -91,7 +93,7 @@ class Checkpoint:
 
     def load_transformer(
         self, dtype: torch.dtype | None = None, device: torch.device | str = "cpu"
-    ) -> Transformer:
+    ) -> DiffusionTransformer:
         """The transformer in evaluation mode; its depth head is float32 whatever ``dtype`` says.
 
         Raises:
@@ -99,7 +101,7 @@ class Checkpoint:
         """
         part = self._present(self.transformer, "transformer")
         with torch.device("meta"):
-            module = Transformer(self.config.transformer)
+            module = build_transformer(self.config.transformer)
         return part.load(module, dtype, device).eval()
 
     def load_autoencoder(
@@ -169,7 +171,7 @@ def open_checkpoint(
         checkpoint = _open_bfl(path)
     if autoencoder is None:
         return checkpoint
-    config, part = _open_autoencoder(autoencoder)
+    config, part = open_autoencoder(autoencoder)
     return replace(checkpoint, autoencoder=part, config=replace(checkpoint.config, autoencoder=config))
 
 
@@ -217,12 +219,17 @@ def _open_ours(folder: Path) -> Checkpoint:
 
 
 def _open_release(folder: Path) -> Checkpoint:
-    variant = _read_json(folder / "config.json")["variant"]
-    if variant not in MODELS:
-        known = ", ".join(name for name in MODELS if name.startswith("flux_rgbd"))
+    values = _read_json(folder / "config.json")
+    variant, table = values["variant"], values.get("model")
+    if table is not None:
+        config = from_dict(ModelConfig, table, f"{folder / 'config.json'}.model")
+    elif variant in TRANSFORMERS and TRANSFORMERS[variant].depth_channels is not None:
+        config = MODELS[variant]
+    else:
+        known = ", ".join(name for name, known in TRANSFORMERS.items() if known.depth_channels is not None)
         raise UserError(f"{folder / 'config.json'} names the variant {variant!r}; known: {known}")
     transformer = Part(open_weights(folder / RELEASE_FILE), keymaps.release_map)
-    return Checkpoint("release", folder, MODELS[variant], transformer, Part(_release_autoencoder(folder)))
+    return Checkpoint("release", folder, config, transformer, Part(_release_autoencoder(folder)))
 
 
 def _release_autoencoder(folder: Path) -> Weights:
@@ -260,7 +267,7 @@ def _open_diffusers_vae(folder: Path) -> tuple[Any, Part]:
     return config, Part(open_weights(folder), keymaps.diffusers_autoencoder_map)
 
 
-def _open_autoencoder(source: str | Path) -> tuple[Any, Part]:
+def open_autoencoder(source: str | Path) -> tuple[Any, Part]:
     """The autoencoder of any source: a model, a diffusers ``vae`` folder, a file in BFL's or our layout."""
     path = Path(source).expanduser()
     if path.is_dir() and not (path / "vae").is_dir() and (path / "config.json").is_file():
@@ -288,6 +295,8 @@ def meta_state(config: ModelConfig, part: str) -> dict[str, torch.Tensor]:
     """Names and shapes (tensors without data) of ``part``: "transformer" or "autoencoder"."""
     with torch.device("meta"):
         module: nn.Module = (
-            Transformer(config.transformer) if part == "transformer" else Autoencoder(config.autoencoder)
+            build_transformer(config.transformer)
+            if part == "transformer"
+            else Autoencoder(config.autoencoder)
         )
     return module.state_dict()

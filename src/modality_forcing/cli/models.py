@@ -1,22 +1,26 @@
-"""``mf models``: which models there are and how large, without loading one."""
+"""``mf models``: which models there are, how large they are and what of them trains, without loading one."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
-from modality_forcing.config import ModelConfig, TransformerConfig
+from modality_forcing.config import ModelConfig
 
 
 @dataclass(frozen=True)
 class Row:
-    """One line of the table; ``autoencoder`` is None for a lone backbone."""
+    """One line of the table: a preset, the weights of its transformer (``trainable``: what its recipe does
+    not freeze) and of its autoencoder."""
 
-    name: str
-    config: TransformerConfig
-    transformer: int
-    autoencoder: int | None
-    text: str
-    licence: str
+    model: ModelConfig
+    total: int
+    trainable: int
+    autoencoder: int
+
+    @property
+    def frozen(self) -> int:
+        """Weights of the transformer that its recipe leaves alone."""
+        return self.total - self.trainable
 
 
 def rows() -> list[Row]:
@@ -24,27 +28,28 @@ def rows() -> list[Row]:
     import torch
 
     from modality_forcing.model.autoencoder import Autoencoder
-    from modality_forcing.model.transformer import Transformer
-    from modality_forcing.presets import MODELS, TRANSFORMERS
+    from modality_forcing.model.build import build_transformer
+    from modality_forcing.model.warm_start import freeze
+    from modality_forcing.presets import FREEZE, MODELS
 
-    def count(module: torch.nn.Module) -> int:
-        return sum(parameter.numel() for parameter in module.parameters())
+    def count(module: torch.nn.Module) -> tuple[int, int]:
+        sizes = [(parameter.numel(), parameter.requires_grad) for parameter in module.parameters()]
+        return sum(size for size, _ in sizes), sum(size for size, trains in sizes if trains)
 
-    def row(name: str, config: TransformerConfig, model: ModelConfig | None) -> Row:
-        autoencoder = None if model is None else count(Autoencoder(model.autoencoder))
-        text = model.text.encoder if model is not None else f"{config.text_width} channels"
-        licence = "" if model is None else model.licence
-        return Row(name, config, count(Transformer(config)), autoencoder, text, licence)
-
+    found = []
     with torch.device("meta"):
-        whole = [row(name, model.transformer, model) for name, model in MODELS.items()]
-        bare = [row(name, config, None) for name, config in TRANSFORMERS.items() if name not in MODELS]
-    return whole + bare
+        for name, model in MODELS.items():
+            transformer = build_transformer(model.transformer)
+            freeze(transformer, FREEZE.get(name, ()))
+            found.append(Row(model, *count(transformer), count(Autoencoder(model.autoencoder))[0]))
+    return found
 
 
 HEADINGS = (
     "model",
     "transformer",
+    "trainable",
+    "frozen",
     "autoencoder",
     "hidden",
     "heads",
@@ -53,20 +58,27 @@ HEADINGS = (
     "text encoder",
     "licence",
 )
-RIGHT_ALIGNED = (1, 2, 3, 4)
+RIGHT_ALIGNED = range(1, 7)
+FOOTNOTE = """\
+Parameters. trainable, frozen: by the model's recipe (mf train); the text encoder is frozen and not counted.
+heads: of queries/of keys and values where these are fewer. blocks: double + single + depth; flat models have
+one kind. With LoRA: mf train RECIPE --out RUN --dry-run."""
 
 
 def models() -> None:
-    """List the named models and count their parameters."""
-    lines = [HEADINGS]
+    """List the named models and count their parameters: all, those that train, those that are frozen."""
+    lines: list[tuple[str, ...]] = [HEADINGS]
     for row in rows():
-        c = row.config
-        blocks = f"{c.num_double_blocks}+{c.num_single_blocks}"
+        c = row.model.transformer
+        blocks = (
+            f"{c.num_single_blocks}" if c.family == "flat" else f"{c.num_double_blocks}+{c.num_single_blocks}"
+        )
         blocks += f"+{c.num_depth_blocks}" if c.depth_channels is not None else ""
-        autoencoder = "" if row.autoencoder is None else f"{row.autoencoder:,}"
+        heads = f"{c.num_heads}" if c.kv_heads == c.num_heads else f"{c.num_heads}/{c.kv_heads}"
+        counts = (row.total, row.trainable, row.frozen, row.autoencoder)
         depth = "no" if c.depth_channels is None else "yes"
-        numbers = (f"{row.transformer:,}", autoencoder, str(c.hidden), str(c.num_heads))
-        lines.append((row.name, *numbers, blocks, depth, row.text, row.licence))
+        numbers = (*(f"{count:,}" for count in counts), str(c.hidden), heads)
+        lines.append((row.model.name, *numbers, blocks, depth, row.model.text.encoder, row.model.licence))
     widths = [max(len(line[i]) for line in lines) for i in range(len(HEADINGS))]
     for line in lines:
         cells = [
@@ -74,3 +86,4 @@ def models() -> None:
             for i, (text, width) in enumerate(zip(line, widths, strict=True))
         ]
         print("  ".join(cells).rstrip())
+    print(FOOTNOTE)

@@ -10,12 +10,20 @@ from modality_forcing.codecs.text_base import TextEncoder
 from modality_forcing.codecs.text_cache import CachedTextEncoder
 from modality_forcing.codecs.text_minilm import MiniLMTextEncoder
 from modality_forcing.codecs.text_qwen3 import Qwen3TextEncoder
+from modality_forcing.codecs.text_umt5 import UMT5TextEncoder
 from modality_forcing.errors import UserError
 
 if TYPE_CHECKING:
     from modality_forcing.config import TextConfig
 
-__all__ = ["CachedTextEncoder", "MiniLMTextEncoder", "Qwen3TextEncoder", "TextEncoder", "make_text_encoder"]
+__all__ = [
+    "CachedTextEncoder",
+    "MiniLMTextEncoder",
+    "Qwen3TextEncoder",
+    "TextEncoder",
+    "UMT5TextEncoder",
+    "make_text_encoder",
+]
 
 QWEN3_SOURCES = {"qwen3-4b": "Qwen/Qwen3-4B", "qwen3-8b": "Qwen/Qwen3-8B"}
 
@@ -36,5 +44,12 @@ def make_text_encoder(
     if config.encoder in QWEN3_SOURCES:
         source = config.source or QWEN3_SOURCES[config.encoder]
         return Qwen3TextEncoder(source, config.max_tokens, device, dtype)
-    known = ", ".join(["minilm", *QWEN3_SOURCES])
+    if config.encoder == "umt5-xxl":
+        if config.source is None:
+            raise UserError(
+                "the text encoder umt5-xxl needs text.source: a folder or Hub id with text_encoder/ in "
+                "safetensors and tokenizer/, for example Wan-AI/Wan2.1-T2V-1.3B-Diffusers"
+            )
+        return UMT5TextEncoder(config.source, config.max_tokens, device, dtype)
+    known = ", ".join(["minilm", *QWEN3_SOURCES, "umt5-xxl"])
     raise UserError(f"unknown text encoder {config.encoder!r}; known: {known}")

@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 from collections.abc import Sequence
-from typing import Protocol, runtime_checkable
+from pathlib import Path
+from typing import Any, Protocol, runtime_checkable
 
+import torch
+from safetensors import safe_open
 from torch import Tensor
 
+from modality_forcing.checkpoint.weights import Weights
 from modality_forcing.errors import UserError
 
 
@@ -67,3 +73,24 @@ def check_max_tokens(max_tokens: int, limit: int) -> int:
     if not 3 <= max_tokens <= limit:
         raise UserError(f"max_tokens is {max_tokens}; this text encoder takes 3 to {limit}")
     return max_tokens
+
+
+def fingerprint(recipe: list[Any], files: Sequence[Path], weights: Weights) -> str:
+    """32 digits of a large encoder: its recipe, small files (a missing one counts too), and the first row of
+    every tensor; the weights are too large to hash.
+
+    Args:
+        recipe: plain values: configuration, length, precision.
+        files: of the tokenizer.
+    """
+    digest = hashlib.sha256()
+    digest.update(json.dumps(recipe, sort_keys=True).encode())
+    for path in files:
+        digest.update(path.read_bytes() if path.is_file() else b"\0")
+    for name in sorted(weights):
+        info = weights.tensors[name]
+        with safe_open(str(info.file), framework="pt") as handle:
+            row = handle.get_slice(info.stored)[0:1]
+        digest.update(f"{name}{info.shape}{info.dtype}".encode())
+        digest.update(row.contiguous().view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()[:32]

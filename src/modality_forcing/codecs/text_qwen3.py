@@ -8,7 +8,6 @@ else are never read.
 
 from __future__ import annotations
 
-import hashlib
 import json
 import re
 from collections.abc import Sequence
@@ -17,12 +16,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import safe_open
 from torch import Tensor, nn
 
 from modality_forcing.checkpoint.hub import fetch, looks_like_hub_id
 from modality_forcing.checkpoint.weights import Weights, load_into, open_weights
-from modality_forcing.codecs.text_base import check_max_tokens, check_prompts
+from modality_forcing.codecs.text_base import check_max_tokens, check_prompts, fingerprint
 from modality_forcing.errors import UserError
 
 LAYERS = (9, 18, 27)
@@ -118,20 +116,10 @@ class Qwen3TextEncoder:
 
     @cached_property
     def fingerprint(self) -> str:
-        """Recipe, tokenizer, and the first row of every tensor used (the files are too large to hash)."""
-        digest = hashlib.sha256()
+        """See :func:`~modality_forcing.codecs.text_base.fingerprint`."""
         recipe = [self._config, self.layers, self.max_tokens, str(self.dtype)]
-        digest.update(json.dumps(recipe, sort_keys=True).encode())
-        for name in TOKENIZER_FILES:
-            path = self._tokenizer_folder / name
-            digest.update(path.read_bytes() if path.is_file() else b"\0")
-        for name in sorted(self._weights):
-            info = self._weights.tensors[name]
-            with safe_open(str(info.file), framework="pt") as handle:
-                row = handle.get_slice(info.stored)[0:1]
-            digest.update(f"{name}{info.shape}{info.dtype}".encode())
-            digest.update(row.contiguous().view(torch.uint8).numpy().tobytes())
-        return f"qwen3:{digest.hexdigest()[:32]}"
+        files = [self._tokenizer_folder / name for name in TOKENIZER_FILES]
+        return f"qwen3:{fingerprint(recipe, files, self._weights)}"
 
     @cached_property
     def _tokenizer(self) -> Any:

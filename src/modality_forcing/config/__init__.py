@@ -14,6 +14,7 @@ from modality_forcing.config.model import (
     TransformerConfig,
 )
 from modality_forcing.config.parsing import from_dict, override, to_dict
+from modality_forcing.config.recipe import MakeConfig
 from modality_forcing.config.training import (
     AugmentConfig,
     CheckpointConfig,
@@ -38,6 +39,7 @@ __all__ = [
     "ForcingConfig",
     "LogConfig",
     "LoraConfig",
+    "MakeConfig",
     "ModelConfig",
     "OptimConfig",
     "ParallelConfig",

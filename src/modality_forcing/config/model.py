@@ -11,8 +11,11 @@ from modality_forcing.errors import UserError
 
 @dataclass(frozen=True)
 class TransformerConfig:
-    """Shape of the three-stream transformer (spec section 5); ``depth_channels=None`` is the T2I backbone."""
+    """Shape of a transformer (spec sections 5 and 8); ``depth_channels=None`` is the T2I backbone."""
 
+    family: str = "flux2"
+    """"flux2": double blocks, then single blocks, as FLUX.2; "flat": one token stream throughout
+    (``num_double_blocks`` is 0 and ``num_single_blocks`` counts its blocks)."""
     latent_channels: int = 128
     """Channels of one image token."""
     depth_channels: int | None = 256
@@ -21,6 +24,8 @@ class TransformerConfig:
     """Width of one text token as the encoder gives it."""
     hidden: int = 4096
     num_heads: int = 32
+    num_kv_heads: int = 0
+    """Heads of keys and values in the flat family (grouped-query attention); 0: as many as ``num_heads``."""
     num_double_blocks: int = 8
     num_single_blocks: int = 24
     num_depth_blocks: int = 4
@@ -34,13 +39,42 @@ class TransformerConfig:
     """Variant v2: each stream's modulation also hears the other stream's noise level."""
 
     def __post_init__(self) -> None:
+        if self.family not in ("flux2", "flat"):
+            raise UserError(f"transformer.family is {self.family!r}; known: flux2, flat")
         if self.hidden % self.num_heads:
             raise UserError(f"hidden={self.hidden} is not a multiple of num_heads={self.num_heads}")
-        if sum(self.rope_axes) != self.hidden // self.num_heads:
+        if sum(self.rope_axes) != self.head_size:
             raise UserError(
                 f"rope_axes={self.rope_axes} sum to {sum(self.rope_axes)}; "
-                f"they must sum to the head size {self.hidden // self.num_heads}"
+                f"they must sum to the head size {self.head_size}"
             )
+        if self.num_heads % self.kv_heads:
+            raise UserError(
+                f"num_heads={self.num_heads} is not a multiple of num_kv_heads={self.num_kv_heads}"
+            )
+        if self.family == "flat" and self.num_double_blocks:
+            raise UserError(
+                f"num_double_blocks is {self.num_double_blocks}; the flat family has no double blocks: 0"
+            )
+        if self.family == "flux2" and self.kv_heads != self.num_heads:
+            raise UserError(
+                f"num_kv_heads={self.num_kv_heads} needs family=flat; FLUX.2 has no grouped queries"
+            )
+
+    @property
+    def head_size(self) -> int:
+        """Channels of one attention head."""
+        return self.hidden // self.num_heads
+
+    @property
+    def kv_heads(self) -> int:
+        """Heads of keys and values, never 0."""
+        return self.num_kv_heads or self.num_heads
+
+    @property
+    def mlp_width(self) -> int:
+        """Width of the gated MLP after gating."""
+        return int(self.hidden * self.mlp_ratio)
 
     @property
     def patch_size(self) -> int:
@@ -146,7 +180,7 @@ class TextConfig:
     """Which text encoder a model was trained with."""
 
     encoder: str = "qwen3-8b"
-    """"qwen3-4b", "qwen3-8b" or "minilm"."""
+    """"qwen3-4b", "qwen3-8b", "umt5-xxl" or "minilm"."""
     source: str | None = None
     """Folder or Hub id of the encoder's weights; None: the encoder's usual one."""
     max_tokens: int = 512

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from dataclasses import dataclass, field
 
 from modality_forcing.config.model import ModelConfig
@@ -263,6 +264,9 @@ class TrainConfig:
     text's part of the double blocks (FLUX.2 post-training)."""
     precision: str = "bf16"
     """"bf16": bf16 in the body, float32 weights; "fp32"."""
+    text_device: str = ""
+    """Where the frozen text encoder runs, for example "cpu" when the accelerator has no room for it beside
+    the training state (``data.cache`` keeps its answers); "": with the model."""
     threads: int = 0
     """CPU threads; 0: all."""
     remember: bool = False
@@ -285,6 +289,8 @@ class TrainConfig:
         _require(self.stage in ("autoencoder", "t2i", "forcing"), "stage", self.stage,
                  "known: autoencoder, t2i, forcing")  # fmt: skip
         _require(self.precision in ("bf16", "fp32"), "precision", self.precision, "known: bf16, fp32")
+        _require(re.fullmatch(r"(cpu|mps|cuda(:\d{1,3})?)?", self.text_device) is not None, "text_device",
+                 self.text_device, "right is cpu, cuda, cuda:N, mps, or empty")  # fmt: skip
         for name in ("steps", "batch", "image_size"):
             _require(getattr(self, name) >= 1, name, getattr(self, name), "it must be at least 1")
         _require(self.batch % self.parallel.accumulate == 0, "batch", self.batch,

@@ -232,6 +232,13 @@ class Autoencoder(nn.Module):
         self.encoder = Encoder(self.config)
         self.decoder = Decoder(self.config)
 
+    def forward(self, images: Tensor, noise: Tensor) -> tuple[Tensor, Tensor]:
+        """One pass of training: images (B, 3, H, W) and noise on their code (B, z, H/8, W/8) -> the decoded
+        images and the clean code, which is the moments' mean in float32. Latent statistics take no part."""
+        # A copy: FSDP warns of outputs that are views.
+        mean = self.encode_moments(images).float().chunk(2, dim=1)[0].clone()
+        return self.decoder(mean + noise), mean
+
     def encode_moments(self, images: Tensor) -> Tensor:
         """Images (B, 3, H, W) in [-1, 1] -> (B, 2z, H/8, W/8): mean, then log-variance.
 

@@ -10,7 +10,6 @@ from modality_forcing.model.layers import (
     GatedSiLU,
     QKNorm,
     attend,
-    mlp_channels,
     modulate,
     queries_keys_values,
 )
@@ -28,7 +27,7 @@ class StreamAttention(nn.Module):
     def __init__(self, config: TransformerConfig) -> None:
         super().__init__()
         self.qkv = nn.Linear(config.hidden, 3 * config.hidden, bias=False)
-        self.norm = QKNorm(config.hidden // config.num_heads)
+        self.norm = QKNorm(config.head_size)
         self.proj = nn.Linear(config.hidden, config.hidden, bias=False)
 
 
@@ -38,7 +37,7 @@ class DoubleBlock(nn.Module):
     def __init__(self, config: TransformerConfig, streams: tuple[str, ...]) -> None:
         super().__init__()
         self.num_heads = config.num_heads
-        inner = mlp_channels(config)
+        inner = config.mlp_width
         for name in streams:
             self.add_module(f"{name}_attn", StreamAttention(config))
             mlp = nn.Sequential(
@@ -72,10 +71,10 @@ class SingleBlock(nn.Module):
         super().__init__()
         self.num_heads = config.num_heads
         self.hidden = config.hidden
-        inner = mlp_channels(config)
+        inner = config.mlp_width
         self.linear1 = nn.Linear(config.hidden, 3 * config.hidden + 2 * inner, bias=False)
         self.linear2 = nn.Linear(config.hidden + inner, config.hidden, bias=False)
-        self.norm = QKNorm(config.hidden // config.num_heads)
+        self.norm = QKNorm(config.head_size)
         self.mlp_act = GatedSiLU()
 
     def forward(self, x_BND: Tensor, modulation: GatedModulation, rope: Tensor) -> Tensor:

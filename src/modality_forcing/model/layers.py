@@ -8,8 +8,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from modality_forcing.config import TransformerConfig
-
 TIME_CHANNELS = 256
 """Width of the sinusoidal noise-level embedding (FLUX.2)."""
 NORM_EPS = 1e-6
@@ -141,18 +139,26 @@ def split_heads(x_BNC: Tensor, num_heads: int) -> Tensor:
     return x_BNC.unflatten(-1, (num_heads, -1)).transpose(1, 2)
 
 
-def queries_keys_values(qkv_BNC: Tensor, num_heads: int, norm: QKNorm) -> tuple[Tensor, Tensor, Tensor]:
-    """Split a fused projection (order q, k, v) into heads and norm queries and keys."""
-    q, k, v = (split_heads(part, num_heads) for part in qkv_BNC.chunk(3, dim=-1))
+def queries_keys_values(
+    qkv_BNC: Tensor, num_heads: int, norm: QKNorm, kv_heads: int = 0
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Split a fused projection (order q, k, v) into heads and norm queries and keys.
+
+    ``kv_heads``: heads of keys and values where they are fewer (grouped-query attention); 0: ``num_heads``.
+    """
+    heads = (num_heads, kv_heads or num_heads, kv_heads or num_heads)
+    size = qkv_BNC.shape[-1] // sum(heads)
+    parts = qkv_BNC.split([n * size for n in heads], dim=-1)
+    q, k, v = (split_heads(part, n) for part, n in zip(parts, heads, strict=True))
     return norm.query_norm(q), norm.key_norm(k), v
 
 
 def attend(q: Tensor, k: Tensor, v: Tensor, rope: Tensor) -> Tensor:
-    """Full attention after rotation; (B, H, N, K) -> (B, N, H*K). No mask: padding takes part (FLUX.2)."""
-    out = F.scaled_dot_product_attention(apply_rope(q, rope).to(v.dtype), apply_rope(k, rope).to(v.dtype), v)
+    """Full attention after rotation; (B, H, N, K) -> (B, N, H*K). No mask: padding takes part (FLUX.2).
+
+    Keys and values may have fewer heads: each serves ``H / their number`` neighbouring query heads.
+    """
+    grouped = q.shape[1] != k.shape[1]
+    q, k = apply_rope(q, rope).to(v.dtype), apply_rope(k, rope).to(v.dtype)
+    out = F.scaled_dot_product_attention(q, k, v, enable_gqa=grouped)
     return out.transpose(1, 2).flatten(-2)
-
-
-def mlp_channels(config: TransformerConfig) -> int:
-    """Width of the gated MLP after gating."""
-    return int(config.hidden * config.mlp_ratio)

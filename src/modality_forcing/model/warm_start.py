@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
 
 import torch
 from torch import Tensor, nn
 
-from modality_forcing.model.transformer import Transformer
+from modality_forcing.errors import UserError
+from modality_forcing.model.base import DiffusionTransformer
 
 CLONED = (
     (re.compile(r"^(double_blocks\.\d+)\.depth_(attn|mlp)\."), r"\1.img_\2."),
     (re.compile(r"^double_stream_modulation_depth\."), "double_stream_modulation_img."),
     (re.compile(r"^single_stream_modulation_depth\."), "single_stream_modulation."),
+    (re.compile(r"^modulation_depth\."), "modulation."),
 )
-"""Depth-stream tensors that start as copies of the image stream's."""
+"""Depth-stream tensors that start as copies of the image stream's (the last one is the flat family's)."""
 
 FRESH_PREFIXES = (
     "depth_in.",
@@ -29,11 +32,12 @@ FRESH_PREFIXES = (
 )
 """Depth-stream tensors that start from scratch."""
 
-FROZEN = re.compile(r"^double_blocks\.\d+\.(img|txt)_")
-"""RGB weights of the double blocks: frozen in FLUX.2 post-training."""
+FREEZE_RULES = {"rgb_double_blocks": re.compile(r"^double_blocks\.\d+\.(img|txt)_")}
+"""Freeze lists with a name. "rgb_double_blocks": RGB weights of the double blocks, frozen in FLUX.2
+post-training (spec section 5)."""
 
 
-def initialise(model: Transformer, generator: torch.Generator) -> None:
+def initialise(model: DiffusionTransformer, generator: torch.Generator) -> None:
     """Weights from scratch: scaled normal matrices, zero modulations and heads (each block starts as the
     identity and each head at zero), zero mixers."""
     for name, parameter in model.named_parameters():
@@ -61,7 +65,7 @@ def initialise_tensor(name: str, parameter: Tensor, generator: torch.Generator) 
 
 
 def warm_start(
-    model: Transformer, backbone: dict[str, Tensor], generator: torch.Generator
+    model: DiffusionTransformer, backbone: dict[str, Tensor], generator: torch.Generator
 ) -> dict[str, list[str]]:
     """Fill an RGB-D model from a text-to-image backbone's tensors.
 
@@ -94,14 +98,38 @@ def warm_start(
     return report
 
 
-def freeze_rgb_double_blocks(model: nn.Module) -> list[str]:
-    """Stop training the image and text weights of the double blocks; returns their names."""
-    frozen = []
-    for name, parameter in model.named_parameters():
-        if FROZEN.match(name):
-            parameter.requires_grad_(False)
-            frozen.append(name)
-    return frozen
+def freeze(model: nn.Module, names: Iterable[str]) -> tuple[list[str], list[str]]:
+    """Stop training some weights.
+
+    Args:
+        names: names of parameters, their beginnings up to a dot ("img_in", "single_blocks.3"), or names in
+            ``FREEZE_RULES``.
+
+    Returns:
+        Names of the parameters that train and of those that do not.
+
+    Raises:
+        UserError: an entry fits no parameter of this model. Nothing is frozen then.
+    """
+    parameters = dict(model.named_parameters())
+    chosen: set[str] = set()
+    for entry in names:
+        rule = FREEZE_RULES.get(entry)
+        if rule is not None:
+            hit = {name for name in parameters if rule.match(name)}
+        else:
+            hit = {name for name in parameters if name == entry or name.startswith(entry.rstrip(".") + ".")}
+        if not hit:
+            parts = sorted({name.split(".")[0] for name in parameters})
+            raise UserError(
+                f"freeze names {entry!r}, which no weight of this model begins with; "
+                f"known: {', '.join([*FREEZE_RULES, *parts])}"
+            )
+        chosen |= hit
+    for name in chosen:
+        parameters[name].requires_grad_(False)
+    trainable = [name for name, parameter in parameters.items() if parameter.requires_grad]
+    return trainable, [name for name in parameters if name not in set(trainable)]
 
 
 def _shaped(backbone: dict[str, Tensor], name: str, like: Tensor) -> Tensor:
