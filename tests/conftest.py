@@ -44,6 +44,14 @@ def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
+def small_shards(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder of two shards with twelve 32 x 32 samples (see ``shard_folders.toy_sample``)."""
+    from shard_folders import toy_sample, write_samples
+
+    return write_samples(tmp_path_factory.mktemp("shards"), [toy_sample(i) for i in range(12)])
+
+
+@pytest.fixture(scope="session")
 def picture() -> np.ndarray:
     """uint8 (48, 64, 3): a gradient with a bright square, wider than high so that a turn shows."""
     rows, columns = np.mgrid[0:48, 0:64]

@@ -1,0 +1,85 @@
+"""``python recipes/lowpoly/world_sheet.py [FILE]``: the world's contact sheet, docs/images/world.png.
+
+48 samples of the test split (RGB | depth | normals | long caption): the first three or four of every
+place in the order of their seeds. Nothing is picked.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections import Counter
+from pathlib import Path
+
+import numpy as np
+from PIL import Image, ImageDraw, ImageFont
+
+from modality_forcing.data.lowpoly import PLACES, make_sample, split_seed
+from modality_forcing.data.lowpoly.places import make_scene
+from modality_forcing.types import Sample
+from modality_forcing.viz import colorize
+
+TILE, GAP, COLUMNS, COUNT = 128, 8, 3, 48
+
+
+def seeds(count: int = COUNT) -> list[int]:
+    """The first test seeds, at most ceil(count / places) of a place, sorted by place."""
+    taken: Counter[str] = Counter()
+    chosen: list[tuple[int, int]] = []
+    index, extra = 0, count % len(PLACES)
+    while len(chosen) < count:
+        seed = split_seed("test", index)
+        place = make_scene(seed).place
+        limit = count // len(PLACES) + (PLACES.index(place) < extra)
+        if taken[place] < limit:
+            taken[place] += 1
+            chosen.append((PLACES.index(place), seed))
+        index += 1
+    return [seed for _, seed in sorted(chosen)]
+
+
+def wrap(draw: ImageDraw.ImageDraw, text: str, font: ImageFont.FreeTypeFont, width: int) -> list[str]:
+    """Lines of at most ``width`` pixels, broken between words."""
+    lines = [""]
+    for word in text.split():
+        longer = f"{lines[-1]} {word}".strip()
+        if draw.textlength(longer, font=font) <= width:
+            lines[-1] = longer
+        else:
+            lines.append(word)
+    return lines
+
+
+def panels(sample: Sample) -> np.ndarray:
+    """RGB, depth and normals side by side, uint8 (H, 3 W, 3)."""
+    assert sample.normals is not None
+    facing = sample.normals * np.array([1.0, -1.0, -1.0])  # right is red, up is green, towards us is blue
+    normals = np.where(sample.valid[..., None], (facing * 0.5 + 0.5) * 255, 32).astype(np.uint8)
+    depth = np.where(np.isfinite(sample.depth), sample.depth, 0.0)
+    return np.concatenate([sample.rgb, colorize(depth), normals], 1)
+
+
+def main(target: Path) -> None:
+    """Render and write the sheet."""
+    font = ImageFont.load_default(size=12)
+    assert isinstance(font, ImageFont.FreeTypeFont)
+    line, width = 15, 3 * TILE
+    scratch = ImageDraw.Draw(Image.new("RGB", (1, 1)))
+    samples = [make_sample(seed, TILE, TILE, supersample=3) for seed in seeds()]
+    texts = [wrap(scratch, sample.captions[2], font, width) for sample in samples]
+    starts = range(0, COUNT, COLUMNS)
+    heights = [TILE + line * max(map(len, texts[i : i + COLUMNS])) + GAP for i in starts]
+    sheet = Image.new("RGB", (COLUMNS * (width + GAP) + GAP, sum(heights) + GAP), "white")
+    draw = ImageDraw.Draw(sheet)
+    for i, sample in enumerate(samples):
+        row, column = divmod(i, COLUMNS)
+        x, y = GAP + column * (width + GAP), GAP + sum(heights[:row])
+        sheet.paste(Image.fromarray(panels(sample)), (x, y))
+        for k, text in enumerate(texts[i]):
+            draw.text((x, y + TILE + 1 + k * line), text, fill="black", font=font)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    sheet.save(target, optimize=True)
+    print(f"{target}: {sheet.width} x {sheet.height}, {target.stat().st_size / 1e6:.2f} MB")
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]) if len(sys.argv) > 1 else Path("docs/images/world.png"))
