@@ -1,4 +1,4 @@
-"""The low-poly world: purity, exact geometry, captions, splits, cache."""
+"""The low-poly world: purity, exact geometry, captions, splits."""
 
 from __future__ import annotations
 
@@ -8,7 +8,6 @@ import pytest
 pytest.importorskip("embreex")
 
 from modality_forcing.data.lowpoly import OBJECTS, PLACES, make_sample, split_seed
-from modality_forcing.data.lowpoly.cache import build_cache, open_cache
 from modality_forcing.data.lowpoly.captions import MAX_WORDS
 from modality_forcing.data.lowpoly.places import GRAMMAR, make_scene
 from modality_forcing.data.lowpoly.render import render
@@ -68,19 +67,3 @@ def test_grammar_and_splits() -> None:
     with pytest.raises(UserError, match="index"):
         split_seed("train", -1)
     assert make_scene(split_seed("test", 3)).primitives
-
-
-def test_cache(tmp_path) -> None:
-    seen = []
-    build_cache(tmp_path, "val", 10, 5, 32, 1, chunk=2, progress=lambda d, n: seen.append((d, n)))
-    assert seen[-1] == (5, 5)
-    build_cache(tmp_path, "val", 10, 5, 32, 1, chunk=2)
-    cache = open_cache(tmp_path)
-    assert len(cache) == 5 and len(cache.captions) == 5
-    rgb, depth, k, captions = cache[3]
-    sample = make_sample(split_seed("val", 13), 32, 32)
-    np.testing.assert_array_equal(rgb, sample.rgb)
-    np.testing.assert_array_equal(depth, sample.depth)
-    assert k[0] == pytest.approx(sample.camera.fx) and tuple(captions) == sample.captions
-    with pytest.raises(UserError, match="other settings"):
-        build_cache(tmp_path, "train", 10, 5, 32, 1, chunk=2)

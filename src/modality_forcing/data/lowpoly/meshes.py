@@ -52,6 +52,18 @@ def _lathe(radii: list[float], heights: list[float], n: int) -> np.ndarray:
     return t[area > 1e-9]
 
 
+def _torus(tube: float, around: int, across: int) -> np.ndarray:
+    """A flat ring of ``around`` by ``across`` quads whose tube has this radius; height 0..1."""
+    a, c = np.arange(around) * 2 * np.pi / around, np.arange(across) * 2 * np.pi / across
+    r = 0.5 - tube + tube * np.cos(c)[None]
+    z = np.broadcast_to(0.5 + 0.5 * np.sin(c)[None], (around, across))
+    v = np.stack([r * np.cos(a)[:, None], r * np.sin(a)[:, None], z], -1)
+    right, up = np.roll(v, -1, 0), np.roll(v, -1, 1)
+    both = np.roll(right, -1, 1)
+    t = np.stack([np.stack([v, right, both], 2), np.stack([v, both, up], 2)])
+    return t.reshape(-1, 3, 3)
+
+
 def _jitter(t: np.ndarray, seed: int, amount: float, keep_bottom: bool = False) -> np.ndarray:
     flat = t.reshape(-1, 3)
     keys, inverse = np.unique(np.round(flat, 5), axis=0, return_inverse=True)
@@ -116,6 +128,13 @@ def unit_mesh(kind: str) -> np.ndarray:
     if kind.startswith("peak"):
         t = _lathe([0.5, 0.4, 0.3, 0.19, 0.1, 0.0], [0, 0.14, 0.32, 0.56, 0.8, 1.0], 13)
         return _jitter(t, 90 + int(kind[4:]), 0.045, keep_bottom=True)
+    if kind == "capsule":  # round ends fit a height of 2.2 widths
+        a = np.linspace(0.0, np.pi / 2, 4)
+        low = [(0.5 * np.sin(t), 0.227 * (1 - np.cos(t))) for t in a]
+        profile = [*low, *((r, 1 - h) for r, h in reversed(low))]
+        return _lathe([r for r, _ in profile], [h for _, h in profile], 12)
+    if kind in ("torus", "ring"):  # lies flat; the tube is 0.28 (torus) or 0.1 (ring) wide
+        return _torus(0.14 if kind == "torus" else 0.05, 18, 8 if kind == "torus" else 6)
     raise KeyError(kind)
 
 

@@ -46,7 +46,7 @@ def toy(
     b: Builder, x: float, y: float, z: float, size: float, kind: str | None = None, colour: str | None = None
 ) -> None:
     """A simple solid in a bright colour."""
-    kind, colour = kind or b.pick(TOYS), colour or b.pick(BRIGHT)
+    kind, colour = kind or b.pick(TOYS), colour or b.colour(BRIGHT)
     shape = {"ball": "sphere"}.get(kind, kind)
     tall = {"cylinder": 1.3, "cone": 1.35}.get(kind, 1.0)
     with b.object(kind, (colour,), x, y, z, b.u(0, 1.5), weight=2.2):
@@ -64,12 +64,15 @@ def table(
     yaw: float = 0.0,
     name: str = "table",
 ) -> None:
-    m = wood(kind)
-    with b.object(name, ("wooden",), x, y, 0, yaw):
+    m = wood("light" if kind == "marble" else kind)
+    if kind == "marble":
+        m = Material((0.93, 0.92, 0.9), (0.45, 0.47, 0.5), "marble", 0.4, shininess=0.5)
+    with b.object(name, ("marble" if kind == "marble" else "wooden",), x, y, 0, yaw):
         b.add("box", 0, 0, h - 0.06, w, d, 0.06, m)
         for i in (-1, 1):
             for j in (-1, 1):
                 b.add("box", i * (w / 2 - 0.08), j * (d / 2 - 0.08), 0, 0.08, 0.08, h - 0.06, m)
+        b.top(h, w - 0.25, d - 0.25)
 
 
 def chair(b: Builder, x: float, y: float, yaw: float = 0.0, colour: str = "brown") -> None:
@@ -102,9 +105,13 @@ def sofa(b: Builder, x: float, y: float, yaw: float = 0.0, colour: str = "blue",
         for i in range(n):
             b.add("box", (i - (n - 1) / 2) * (w - 0.45) / n, -0.06, 0.36, (w - 0.5) / n, 0.68, 0.14, cushion)
     if b.p(0.6) and w > 1.2:
-        c = b.pick(BRIGHT)
-        with b.object("cushion", (c,), x, y, 0, yaw):
-            b.add("box", b.pick((-1, 1)) * w * 0.28, 0.16, 0.5, 0.42, 0.14, 0.4, paint(c), tilt=-0.3)
+        c = b.colour(BRIGHT)
+        m, looks = (paint(c), (c,)) if b.p(0.6) else (
+            Material(COLOURS[c], (0.94, 0.92, 0.87) if c != "white" else COLOURS["grey"], "stripes", 0.1),
+            (c, "striped"),
+        )  # fmt: skip
+        with b.on(b.last("sofa")), b.object("cushion", looks, x, y, 0, yaw):
+            b.add("box", b.pick((-1, 1)) * w * 0.28, 0.1, 0.5, 0.42, 0.14, 0.4, m, tilt=-0.3)
 
 
 def bed(b: Builder, x: float, y: float, yaw: float = 0.0, colour: str = "blue", w: float = 1.6) -> None:
@@ -206,10 +213,11 @@ def cabinet_row(
             b.add("box", cx + w / n * 0.3, -d / 2 - 0.02, h * 0.6 if z == 0 else 0.1, 0.03, 0.03, 0.14, knob)
         if z == 0:
             b.add("box", 0, -0.01, h, w + 0.02, d + 0.04, 0.05, top)
+            b.top(h + 0.05, max(w - 0.3, 0.05), d - 0.3, 0, -0.05)
 
 
 def fridge(b: Builder, x: float, y: float, yaw: float = 0.0, colour: str = "white") -> None:
-    m = METAL if colour == "silver" else paint(colour, 0.3)
+    m = METAL if colour == "metal" else paint(colour, 0.3)
     with b.object("fridge", (colour,), x, y, 0, yaw, 1.5):
         b.add("box", 0, 0, 0.04, 0.78, 0.66, 1.8, m)
         b.add("box", 0, -0.35, 0.08, 0.74, 0.05, 1.1, m)
@@ -219,7 +227,7 @@ def fridge(b: Builder, x: float, y: float, yaw: float = 0.0, colour: str = "whit
 
 
 def stove(b: Builder, x: float, y: float, yaw: float = 0.0, colour: str = "black") -> None:
-    m = METAL if colour == "silver" else paint(colour, 0.2)
+    m = METAL if colour == "metal" else paint(colour, 0.2)
     with b.object("stove", (colour,), x, y, 0, yaw, 1.3):
         b.add("box", 0, 0, 0, 0.62, 0.6, 0.92, m)
         b.add("box", 0, -0.31, 0.2, 0.48, 0.02, 0.36, Material((0.12, 0.1, 0.1), shininess=0.7))
@@ -230,23 +238,30 @@ def stove(b: Builder, x: float, y: float, yaw: float = 0.0, colour: str = "black
         for i in range(4):
             b.add("box", (i - 1.5) * 0.12, -0.32, 0.78, 0.05, 0.05, 0.05, GREY)
     if b.p(0.6):
-        c = b.pick(("red", "white", "blue", "yellow", "green"))
-        with b.object(b.pick(("pot", "kettle")), (c,), x, y, 0.94, yaw, 1.2):
-            b.add(
-                "vase" if b.objects[-1].name == "kettle" else "cylinder",
-                0.14,
-                0,
-                0,
-                0.26,
-                0.26,
-                0.22,
-                paint(c, 0.4),
-            )
-            b.add("sphere", 0.14, 0, 0.2, 0.07, 0.07, 0.07, BLACK)
+        with b.on(b.last("stove")):
+            c, s = math.cos(yaw), math.sin(yaw)
+            b.pick((pot, kettle))(b, x + 0.14 * c, y + 0.14 * s, 0.94)
+
+
+def pot(b: Builder, x: float, y: float, z: float) -> None:
+    c = b.colour(("red", "white", "blue", "yellow", "green"))
+    with b.object("pot", (c,), x, y, z, 0, 1.2):
+        b.add("cylinder", 0, 0, 0, 0.27, 0.27, 0.2, paint(c, 0.4))
+        b.add("box", 0, 0, 0.14, 0.4, 0.05, 0.03, BLACK)
+        b.add("sphere", 0, 0, 0.19, 0.07, 0.07, 0.07, BLACK)
+
+
+def kettle(b: Builder, x: float, y: float, z: float) -> None:
+    c = b.colour(("red", "white", "blue", "yellow", "green"))
+    m = paint(c, 0.4)
+    with b.object("kettle", (c,), x, y, z, b.u(-0.5, 0.5), 1.2):
+        b.add("shade", 0, 0, 0, 0.26, 0.26, 0.22, m)
+        b.add("cone", 0.08, 0, 0.09, 0.08, 0.08, 0.17, m, roll=0.9)
+        b.add("ring", 0, 0.015, 0.24, 0.2, 0.2, 0.03, BLACK, tilt=math.pi / 2)
 
 
 def sink(b: Builder, x: float, y: float, z: float = 0.93, yaw: float = 0.0) -> None:
-    with b.object("sink", (), x, y, 0, yaw, 0.8):
+    with b.on(b.last("cabinet")), b.object("sink", ("metal",), x, y, 0, yaw, 0.8):
         b.add("box", 0, 0, z, 0.52, 0.4, 0.03, METAL)
         b.add("cylinder", 0, 0.16, z, 0.05, 0.05, 0.26, METAL)
         b.add("box", 0, 0.06, z + 0.24, 0.04, 0.2, 0.04, METAL)
@@ -281,8 +296,10 @@ def toilet(b: Builder, x: float, y: float, yaw: float = 0.0) -> None:
 
 
 def rug(b: Builder, x: float, y: float, w: float, d: float, colour: str, round_: bool = False) -> None:
-    with b.object("rug", (colour,), x, y, 0, 0, 1.1):
-        c = COLOURS[colour]
+    c = COLOURS[colour]
+    look = b.pick(("checked", "striped", "plain", "checked"))
+    pattern = {"checked": "checker", "striped": "stripes", "plain": "plain"}[look]
+    with b.object("rug", (colour,) if look == "plain" else (colour, look), x, y, 0, 0, 1.1):
         kind = "cylinder" if round_ else "box"
         b.add(kind, 0, 0, 0.0, w, d, 0.015, Material(c))
         b.add(
@@ -293,7 +310,7 @@ def rug(b: Builder, x: float, y: float, w: float, d: float, colour: str, round_:
             w * 0.82,
             d * 0.82,
             0.015,
-            Material(dim(c, 1.25), dim(c, 0.85), "checker", w / 6),
+            Material(dim(c, 1.25), dim(c, 0.8), pattern, w / 6),
         )
 
 
@@ -337,24 +354,32 @@ def plant(b: Builder, x: float, y: float, z: float = 0.0, s: float = 1.0) -> Non
 
 
 def vase(b: Builder, x: float, y: float, z: float, colour: str | None = None, s: float = 0.34) -> None:
-    c = colour or b.pick(BRIGHT)
+    c = colour or b.colour(BRIGHT)
     with b.object("vase", (c,), x, y, z, 0, 1.5):
         b.add("vase", 0, 0, 0, s * 0.55, s * 0.55, s, paint(c, 0.5))
-    if b.p(0.5):
-        f = b.pick(("red", "yellow", "pink", "white", "purple"))
-        for i in range(4):
-            a = i * 1.6
-            b.add("leaf0", x + 0.07 * math.cos(a), y + 0.07 * math.sin(a), z + s, 0.13, 0.13, 0.13, paint(f))
-            b.add(
-                "cylinder",
-                x + 0.04 * math.cos(a),
-                y + 0.04 * math.sin(a),
-                z + s * 0.8,
-                0.02,
-                0.02,
-                s * 0.5,
-                paint("green"),
-            )
+        if b.p(0.5):
+            f, k = b.colour(("red", "yellow", "pink", "white", "purple")), s / 0.34
+            for i in range(4):
+                u, v = math.cos(i * 1.6), math.sin(i * 1.6)
+                b.add("leaf0", 0.07 * k * u, 0.07 * k * v, s * 1.1, 0.13 * k, 0.13 * k, 0.13 * k, paint(f))
+                b.add("cylinder", 0.04 * k * u, 0.04 * k * v, s * 0.8, 0.02, 0.02, s * 0.45, paint("green"))
+
+
+def nightstand(b: Builder, x: float, y: float, yaw: float = 0.0) -> None:
+    with b.object("nightstand", ("wooden",), x, y, 0, yaw):
+        b.add("box", 0, 0, 0, 0.45, 0.42, 0.52, wood("warm"))
+        b.add("box", 0, -0.215, 0.28, 0.36, 0.02, 0.18, wood("light"))
+        b.top(0.52, 0.2, 0.2)
+
+
+def wardrobe(b: Builder, x: float, y: float, yaw: float = 0.0) -> None:
+    look = b.colour(("wooden", "wooden", "white", "green"))
+    m = wood("warm") if look == "wooden" else paint(look)
+    with b.object("wardrobe", (look,), x, y, 0, yaw, 1.2):
+        b.add("box", 0, 0, 0, 1.3, 0.58, 2.05, m)
+        for i in (-1, 1):
+            b.add("box", i * 0.32, -0.3, 0.1, 0.58, 0.03, 1.85, m)
+            b.add("box", i * 0.06, -0.33, 1.0, 0.03, 0.03, 0.2, BLACK)
 
 
 def door(b: Builder, x: float, y: float, yaw: float = 0.0, look: str = "wooden", h: float = 2.0) -> None:

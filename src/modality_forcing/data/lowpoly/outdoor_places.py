@@ -5,8 +5,10 @@ from __future__ import annotations
 import math
 
 from modality_forcing.data.lowpoly import objects as o
+from modality_forcing.data.lowpoly import outdoor_things as t
 from modality_forcing.data.lowpoly import outdoors as d
-from modality_forcing.data.lowpoly.scene import Builder, Material
+from modality_forcing.data.lowpoly import palettes
+from modality_forcing.data.lowpoly.scene import Builder, Material, Stage
 
 GRASS = Material((0.34, 0.52, 0.18), (0.46, 0.60, 0.24), "noise", 1.4)
 SAND = Material((0.87, 0.72, 0.48), (0.93, 0.80, 0.57), "noise", 2.0)
@@ -19,6 +21,7 @@ def mood(b: Builder, choices: tuple[str, ...]) -> str:
     name = b.pick(choices)
     light = b.light
     light.name, b.facts["mood"] = name, name
+    palettes.choose(b, name)
     light.occlusion_radius = 2.0
     b.sun_from(b.pick((-1, 1)) * b.u(35, 110), b.u(28, 52))
     light.sun, light.exposure, light.clouds = (3.3, 2.85, 2.2), 0.72, b.u(0.1, 0.7)
@@ -50,11 +53,11 @@ def mood(b: Builder, choices: tuple[str, ...]) -> str:
     return name
 
 
-def _ground(b: Builder, m: Material, z: float = 0.0) -> None:
+def ground(b: Builder, m: Material, z: float = 0.0) -> None:
     b.add("plane", 0, 0, z, 3000, 3000, 1, m)
 
 
-def _hills(b: Builder, m: Material, n: int = 5, low: float = 4.0, high: float = 12.0) -> None:
+def hills(b: Builder, m: Material, n: int = 5, low: float = 4.0, high: float = 12.0) -> None:
     for i in range(n):
         w = b.u(60, 120)
         b.add(
@@ -69,75 +72,10 @@ def _hills(b: Builder, m: Material, n: int = 5, low: float = 4.0, high: float = 
         )
 
 
-def street(b: Builder) -> None:
-    m = mood(b, ("sun", "sun", "golden", "dusk", "dusk", "night", "grey"))
-    lit = m in ("dusk", "night")
-    b.light.lamps, b.light.stars = [], m == "night"
-    _ground(b, Material((0.5, 0.5, 0.49), (0.45, 0.45, 0.44), "noise", 1.0))
-    road = b.u(3.2, 4.2)
-    b.add(
-        "box", 0, 40, 0.0, 2 * road, 120, 0.02, Material((0.22, 0.22, 0.24), (0.27, 0.27, 0.29), "noise", 0.6)
-    )
-    for s in (-1, 1):
-        b.add(
-            "box",
-            s * (road + 1.1),
-            40,
-            0,
-            2.2,
-            120,
-            0.16,
-            Material((0.62, 0.6, 0.57), (0.5, 0.48, 0.46), "checker", 1.0),
-        )
-    for i in range(14):
-        b.add("box", 0, 2 + i * 4.2, 0.02, 0.18, 2.0, 0.01, Material((0.92, 0.9, 0.82)))
-    town = b.p(0.55)
-    palette = [b.pick(tuple(d.WALLS)) for _ in range(4)]
-    for s in (-1, 1):
-        y = b.u(3, 6)
-        while y < 62:
-            c = b.pick(palette)
-            w = b.u(5, 8)
-            if town:
-                h = 2.6 * int(b.u(2, 5.9))
-                d.building(b, s * (road + 2.4 + 3), y + w / 2, w, 6, h, c, -s * math.pi / 2 * 0)
-                y += w + b.pick((0.3, 0.3, 1.5))
-            else:
-                d.house(
-                    b,
-                    s * (road + 2.6 + 3.2),
-                    y + w / 2,
-                    s * math.pi / 2,
-                    w,
-                    5.5,
-                    2.7 * int(b.u(1, 2.9)),
-                    c,
-                    b.pick(tuple(d.ROOFS)),
-                )
-                y += w + b.u(1.0, 3)
-    if b.p(0.6):
-        d.building(b, b.u(-6, 6), 75, 14, 6, b.u(10, 18), b.pick(tuple(d.WALLS)))
-    c1, c2 = b.pick(o.BRIGHT), b.pick(o.BRIGHT)
-    d.car(b, road * 0.5, b.u(6.0, 9.5), 0.0, c1)
-    if b.p(0.75):
-        d.car(b, -road * 0.52, b.u(8, 15), math.pi, c2)
-    if b.p(0.4):
-        d.car(b, road * 0.6, b.u(15, 22), 0.0, b.pick(o.BRIGHT))
-    for i in range(3):
-        d.street_lamp(b, -(road + 0.5), 6.5 + i * 9, lit and i < 3)
-        if b.p(0.6):
-            d.tree(
-                b, road + 1.3, 10 + i * 8, b.u(3.2, 4.6), 0, b.pick(("green", "green", "orange", "yellow"))
-            )
-    if b.p(0.3):
-        o.toy(b, b.u(-1.5, 0.5), b.u(4.5, 6), 0.02, b.u(0.6, 0.9), b.pick(("ball", "box", "cone")))
-    b.look(b.u(-1.6, 0.8), 0, b.u(1.5, 2.9), b.u(-0.5, 0.6), 20, b.u(1.0, 2.2), b.u(58, 80), b.u(-1, 1))
-
-
 def park(b: Builder) -> None:
     m = mood(b, ("sun", "sun", "golden", "grey", "mist", "dusk"))
-    _ground(b, GRASS)
-    _hills(b, GRASS)
+    ground(b, GRASS)
+    hills(b, GRASS)
     season = b.pick(("green", "green", "green", "orange", "pink"))
     path = Material((0.8, 0.7, 0.52), (0.72, 0.62, 0.46), "noise", 0.8)
     for i in range(12):
@@ -151,20 +89,31 @@ def park(b: Builder) -> None:
     if b.p(0.5):
         d.street_lamp(b, 2.4, b.u(6.5, 9), m == "dusk", 3.2)
     if b.p(0.45):
-        b.add("cylinder", 6.5, 16, 0.0, 10, 8, 0.04, WATER)
-        b.facts["with"] = "a pond"
-    if b.p(0.65):
-        o.toy(b, b.u(-0.6, 1.6), b.u(3.8, 5.2), 0, b.u(0.6, 0.95), b.pick(("ball", "ball", "box", "cone")))
-    b.look(b.u(-0.8, 0.8), 0, b.u(1.3, 1.9), b.u(-0.8, 0.8), 12, b.u(0.9, 1.6), b.u(55, 75), b.u(-1.5, 1.5))
+        with b.object("pond", (), 6.5, 16):
+            b.add("cylinder", 0, 0, 0, 10, 8, 0.04, WATER)
+    if b.p(0.3):
+        t.fountain(b, b.pick((-1, 1)) * b.u(3.4, 5.5), b.u(11, 15), b.u(2.6, 3.4))
+    if b.p(0.35):
+        t.bicycle(b, b.u(0.8, 2.6), b.u(5.5, 8), b.u(-0.6, 0.6))
+    if b.p(0.25):
+        t.rubbish_bin(b, -3.9, 6.3)
+    b.stage = Stage(
+        stand=(-5, 5, -5, 2.5), floor=(-4, 4, 4.2, 11), low=0.9, high=4.5,
+        aims=((0, 11, 1.3, 1.5), (-2.5, 7, 1.0, 1.0), (2.5, 9, 1.2, 1.5)),
+    )  # fmt: skip
 
 
 def forest(b: Builder) -> None:
     mood(b, ("sun", "golden", "mist", "mist", "grey", "night"))
     snow = b.p(0.2)
     b.light.ambient_up = tuple(1.35 * c for c in b.light.ambient_up)
-    ground = Material((0.88, 0.9, 0.95), (0.8, 0.84, 0.92), "noise", 2.0) if snow else Material(
+    soil = Material((0.88, 0.9, 0.95), (0.8, 0.84, 0.92), "noise", 2.0) if snow else Material(
         (0.26, 0.38, 0.15), (0.37, 0.42, 0.18), "noise", 1.0)  # fmt: skip
-    _ground(b, ground)
+    if snow:
+        with b.object("snow", (), 0, 0, 0, 0, 0.7):
+            ground(b, soil)
+    else:
+        ground(b, soil)
     pines = snow or b.p(0.65)
     colour = b.pick(("green", "green", "orange", "red", "yellow"))
     for i in range(46):
@@ -180,21 +129,27 @@ def forest(b: Builder) -> None:
         d.rock(b, b.pick((-1, 1)) * b.u(1.2, 4), b.u(3.5, 9), b.u(0.5, 1.2))
         if not snow:
             d.bush(b, b.pick((-1, 1)) * b.u(1.5, 5), b.u(5, 10), b.u(0.6, 1.1))
-    if snow:
-        b.facts["with"] = "snow"
-    if b.p(0.4):
-        o.toy(b, b.u(-0.8, 0.8), b.u(3.4, 4.6), 0, b.u(0.5, 0.8))
-    elif b.p(0.35):
+    kind = b.pick(("house", "tent", "campfire", "none", "none"))
+    if snow and b.p(0.6):
+        t.snowman(b, b.u(-1.2, 1.2), b.u(4.5, 7), b.u(-0.5, 0.5), b.u(1.3, 1.8))
+    elif kind == "house":
         d.house(
             b, b.u(-1.5, 1.5), 18, b.u(-0.3, 0.3), 5, 4, 2.6, b.pick(tuple(d.WALLS)), b.pick(tuple(d.ROOFS))
         )
-    b.look(b.u(-0.6, 0.6), 0, b.u(1.3, 2.0), b.u(-0.8, 0.8), 12, b.u(1.4, 2.6), b.u(55, 78), b.u(-1.5, 1.5))
+    elif kind == "tent":
+        t.tent(b, b.u(-1.3, 1.3), b.u(6, 8), b.u(-0.6, 0.6))
+    elif kind == "campfire":
+        t.campfire(b, b.u(-1, 1), b.u(4.5, 6.5))
+    b.stage = Stage(
+        stand=(-1.5, 1.5, -3, 1.5), floor=(-2.2, 2.2, 3.4, 8), low=0.8, high=3.4,
+        aims=((0, 12, 2.0, 1.5), (-2.5, 8, 1.6, 1.0), (2.5, 8, 1.6, 1.0)),
+    )  # fmt: skip
 
 
 def desert(b: Builder) -> None:
     mood(b, ("sun", "sun", "golden", "golden", "dusk", "night"))
     b.light.clouds *= 0.5
-    _ground(b, SAND)
+    ground(b, SAND)
     for i in range(7):
         w = b.u(14, 40)
         b.add("sphere", (i - 3) * 12 + b.u(-5, 5), b.u(24, 75), -b.u(4.0, 5.0), w, w * 0.6, b.u(7, 10), SAND)
@@ -216,8 +171,8 @@ def desert(b: Builder) -> None:
                 b.add("rock1", 0, 0, -3, w * 1.5, w * 1.5, 7, red)
                 b.add("taper", 0, 0, 0, w, w, b.u(8, 15), red)
     else:
-        b.add("cylinder", 1, 13, 0.0, 9, 7, 0.05, WATER)
-        b.facts["with"] = "an oasis"
+        with b.object("pond", (), 1, 13, 0, 0, 1.5):
+            b.add("cylinder", 0, 0, 0, 9, 7, 0.05, WATER)
         for _ in range(5):
             a = b.u(0, 6.3)
             d.palm(b, 1 + 5.4 * math.cos(a), 14 + 4 * math.sin(a), b.u(3.8, 5.5))
@@ -233,9 +188,14 @@ def desert(b: Builder) -> None:
             b.u(0.5, 1.2),
             Material((0.7, 0.52, 0.36), (0.6, 0.42, 0.28), "noise", 0.5),
         )
-    if b.p(0.35):
-        o.toy(b, b.u(-1, 1), b.u(4, 5.5), 0, b.u(0.6, 0.9))
-    b.look(b.u(-1, 1), 0, b.u(1.5, 2.6), b.u(-2, 2), 30, b.u(2.6, 5), b.u(48, 72), b.u(-1.5, 1.5))
+    if b.p(0.3):
+        t.tent(b, b.pick((-1, 1)) * b.u(1.5, 4), b.u(7, 12), b.u(-0.8, 0.8), b.u(2.2, 3.0))
+        if b.p(0.5):
+            t.campfire(b, b.u(-1, 1), b.u(5, 6.5))
+    b.stage = Stage(
+        stand=(-7, 7, -8, 2.5), floor=(-4.5, 4.5, 4.2, 12), low=0.8, high=5.0,
+        aims=((0, 32, 4.0, 4.0), (0, 14, 1.8, 2.0), (-8, 36, 4.0, 3.0), (8, 36, 4.0, 3.0)),
+    )  # fmt: skip
 
 
 def mountains(b: Builder) -> None:
@@ -243,7 +203,7 @@ def mountains(b: Builder) -> None:
     if b.light.name == "mist":
         b.light.fog = 0.009
     lake = b.p(0.7)
-    _ground(b, GRASS, -0.02)
+    ground(b, GRASS, -0.02)
     for i in range(7):
         h = b.u(26, 48)
         w = h * b.u(1.5, 2.0)
@@ -253,9 +213,9 @@ def mountains(b: Builder) -> None:
     for i in range(6):
         b.add("sphere", (i - 2.5) * 26 + b.u(-6, 6), b.u(58, 75), -b.u(4, 6), 46, 26, b.u(12, 17), hill)
     if lake:
-        b.add("cylinder", b.u(-4, 4), 30, 0.0, b.u(40, 60), 46, 0.04, WATER)
         with b.object("lake", (), 0, 30, 0, 0, 1.5):
-            b.add("cylinder", 0, 30 - 30, 0.01, 42, 42, 0.05, WATER)
+            b.add("cylinder", b.u(-4, 4), 0, 0.0, b.u(40, 60), 46, 0.04, WATER)
+            b.add("cylinder", 0, 0, 0.01, 42, 42, 0.05, WATER)
     for i in range(18):
         s = b.pick((-1, 1))
         d.pine(b, s * b.u(3.6, 9), b.u(7, 13), b.u(3, 6)) if i < 6 else d.pine(
@@ -275,105 +235,32 @@ def mountains(b: Builder) -> None:
             b.pick(tuple(d.WALLS)),
             b.pick(tuple(d.ROOFS)),
         )
-    if lake and b.p(0.35):
-        d.boat(b, b.u(-3, 3), b.u(13, 17), b.u(-0.5, 0.5), b.pick(o.BRIGHT), 1.2)
-    b.look(b.u(-1, 1), 0, b.u(1.8, 3.6), b.u(-6, 6), 60, b.u(7, 13), b.u(50, 72), b.u(-1, 1))
-
-
-def village(b: Builder) -> None:
-    m = mood(b, ("sun", "sun", "golden", "dusk", "mist", "grey"))
-    if m == "dusk":
-        b.lamp(0, 7, 2.5, (2.5, 1.5, 0.6), 2.5)
-    _ground(b, GRASS)
-    _hills(b, GRASS, 6, 6, 14)
-    path = Material((0.78, 0.68, 0.5), (0.7, 0.6, 0.44), "noise", 0.8)
-    for i in range(14):
-        b.add("cylinder", 1.6 * math.sin(i * 0.4), i * 2.6, -0.02, 3.4, 4.6, 0.04 + 0.001 * i, path)
-    for s in (-1, 1):
-        for i in range(3):
-            d.house(
-                b,
-                s * b.u(6.0, 8.0),
-                9 + i * 8.5 + b.u(-1, 1),
-                s * b.u(0.6, 1.2),
-                b.u(4.5, 6.5),
-                b.u(4, 5),
-                b.u(2.6, 3.6),
-                b.pick(tuple(d.WALLS)),
-                b.pick(tuple(d.ROOFS)),
-            )
-    if b.p(0.6):
-        x = b.u(-3, 3)
-        with b.object("church", ("white",), x, 36, 0, 0, 1.6):
-            b.add("box", 0, 0, 0, 6, 8, 5, d.wall_material("white", 2.5))
-            b.add("wedge", 0, 0, 5, 8.6, 6.8, 3, Material(d.ROOFS["red"]), math.pi / 2)
-            b.add("box", 0, -3.6, 0, 2.8, 2.8, 9, d.wall_material("white", 3.0))
-            b.add("pyramid", 0, -3.6, 9, 3.3, 3.3, 4.5, Material(d.ROOFS["red"]))
-    for _ in range(7):
-        d.tree(
-            b, b.pick((-1, 1)) * b.u(3.4, 15), b.u(8, 36), b.u(3, 5), 0, b.pick(("green", "green", "orange"))
-        )
-    if b.p(0.5):
-        d.fence(b, 2.4, 4.2, 3.4, 8.5)
-    for _ in range(4):
-        d.bush(b, b.pick((-1, 1)) * b.u(2.6, 5), b.u(5.5, 12), b.u(0.7, 1.2))
-    if b.p(0.3):
-        d.car(b, b.u(-0.6, 0.6), b.u(8, 11), b.u(-0.3, 0.3), b.pick(o.BRIGHT))
-    elif b.p(0.4):
-        o.toy(b, b.u(-1, 1), b.u(4.2, 5.5), 0, b.u(0.6, 0.9))
-    b.look(b.u(-1, 1), 0, b.u(1.7, 3.4), b.u(-1, 1), 20, b.u(1.6, 2.8), b.u(55, 76), b.u(-1, 1))
-
-
-def castle(b: Builder) -> None:
-    m = mood(b, ("sun", "golden", "golden", "dusk", "mist", "night"))
-    if m == "mist":
-        b.light.fog = 0.014
-    _ground(b, GRASS)
-    _hills(b, GRASS, 6, 6, 14)
-    stone = Material(*b.pick((((0.66, 0.63, 0.58), (0.5, 0.48, 0.45)), ((0.76, 0.67, 0.52), (0.6, 0.52, 0.4)),
-                              ((0.5, 0.5, 0.54), (0.4, 0.4, 0.44)))), "bricks", 1.2)  # fmt: skip
-    roof = b.pick(("red", "blue", "grey", "red", "blue"))
-    y, w, h = b.u(26, 32), b.u(9, 11), b.u(5.5, 7)
-    with b.object("castle", (), 0, y, 0, 0, 0.3):
-        b.add("box", 0, 0, 0, 2 * w, 1.6, h, stone)
-        for i in range(15):
-            b.add("box", (i - 7) * w / 7.5, 0, h, w / 13, 1.6, 0.8, stone)
-        b.add("box", 0, -0.9, 0, 3.4, 0.5, 4.2, stone)
-        b.add("box", 0, -1.1, 0, 2.2, 0.3, 3.4, o.wood("dark"))
-        b.add("box", 0, 7, 0, w, 7, h * 1.6, stone)
-        b.add("wedge", 0, 7, h * 1.6, w + 1, 8, 4, Material(d.ROOFS[roof]))
-    for s in (-1, 1):
-        d.tower(b, s * w, y, b.u(3.6, 4.4), h + b.u(2.5, 4), roof, 0, stone)
-        d.tower(b, s * w * 0.45, y + 6, 3.2, h + b.u(6, 9), roof, 0, stone)
-    path = Material((0.78, 0.68, 0.5), (0.7, 0.6, 0.44), "noise", 0.8)
-    for i in range(11):
-        b.add("cylinder", 1.2 * math.sin(i * 0.5 + 2.2), i * 2.6, -0.02, 3.0, 4.6, 0.04 + 0.001 * i, path)
-    for _ in range(8):
-        f = d.pine if b.p(0.5) else d.tree
-        f(b, b.pick((-1, 1)) * b.u(4.5, 16), b.u(9, 24), b.u(3, 5.5))
-    if m in ("dusk", "night"):
-        b.lamp(0, y - 5, 3.0, (5.0, 2.8, 1.0), 4.0)
-    if b.p(0.4):
-        o.toy(b, b.u(-1.4, 1.4), b.u(4.4, 5.5), 0, b.u(0.6, 0.9))
-    b.look(b.u(-5, 5), 0, b.u(1.7, 3.4), b.u(-2, 2), y, b.u(3.6, 5.2), b.u(50, 66), b.u(-1, 1))
+    if b.p(0.25):
+        t.tent(b, b.u(-3, 3), b.u(5.5, 7), b.u(-0.7, 0.7))
+    if lake and b.p(0.45):
+        d.boat(b, b.u(-3, 3), b.u(13, 17), b.u(-0.5, 0.5), b.colour(o.BRIGHT), 1.2)
+    b.stage = Stage(
+        stand=(-7, 7, -5, 2.5), floor=(-4, 4, 4.0, 6.5), low=1.0, high=8.0,
+        aims=((0, 60, 10.0, 7.0), (-16, 60, 9.0, 5.0), (16, 60, 9.0, 5.0), (0, 20, 1.5, 3.0)),
+    )  # fmt: skip
 
 
 def beach(b: Builder) -> None:
     mood(b, ("sun", "sun", "sun", "golden", "golden", "dusk"))
-    _ground(b, SAND, -0.3)
+    ground(b, SAND, -0.3)
     b.add("box", 0, -6, -0.6, 3000, 36, 0.6, SAND)
     WATER_SEA = Material((0.04, 0.36, 0.45), pattern="water", scale=0.9)
-    b.add("box", 0, 1012, -0.5, 3000, 2000, 0.42, WATER_SEA)
+    with b.object("sea", (), 0, 1012, 0, 0, 0.9):
+        b.add("box", 0, 0, -0.5, 3000, 2000, 0.42, WATER_SEA)
     b.add("box", 0, 12.2, -0.2, 3000, 0.5, 0.16, Material((0.93, 0.96, 0.97), (0.8, 0.9, 0.93), "noise", 0.6))
-    b.facts["with"] = b.pick(("the sea", "blue water"))
     for _ in range(int(b.u(1, 3.9))):
         d.palm(b, b.pick((-1, 1)) * b.u(2.8, 6), b.u(7.5, 11), b.u(3.2, 4.6))
-    c = b.pick(o.BRIGHT)
+    c = b.colour(o.BRIGHT)
     ux, uy = b.u(-1.8, 1.8), b.u(5.5, 7.5)
     if b.p(0.75):
         d.umbrella(b, ux, uy, c)
-        t = b.pick(o.BRIGHT)
-        with b.object("towel", (t,), ux + 0.9, uy - 0.6, 0, 0.3):
+        hue = b.colour(o.BRIGHT)
+        with b.object("towel", (hue, "striped"), ux + 0.9, uy - 0.6, 0, 0.3):
             b.add(
                 "box",
                 0,
@@ -382,14 +269,16 @@ def beach(b: Builder) -> None:
                 0.9,
                 1.8,
                 0.03,
-                Material(o.COLOURS[t], o.dim(o.COLOURS[t], 1.3), "checker", 0.3),
+                Material(o.COLOURS[hue], o.dim(o.COLOURS[hue], 1.3), "stripes", 0.2),
             )
-    if b.p(0.6):
-        o.toy(
-            b, b.u(-1.6, 1.6), b.u(3.6, 5), 0, b.u(0.5, 0.8), b.pick(("ball", "ball", "ball", "box", "cone"))
-        )
+    if b.p(0.35):
+        t.deck_chair(b, ux - 1.0, uy - 0.3, b.u(-0.5, 0.5))
+    if b.p(0.3):
+        t.sandcastle(b, b.u(-2, 2), b.u(3.6, 5), b.u(0.8, 1.2))
+    if b.p(0.3):
+        t.lifebuoy(b, b.pick((-1, 1)) * b.u(2, 4), b.u(6, 8.5), 0, b.u(-0.4, 0.4))
     if b.p(0.7):
-        d.boat(b, b.u(-10, 10), b.u(19, 34), b.u(-0.5, 0.5), b.pick(o.BRIGHT), b.u(1.4, 2), True)
+        d.boat(b, b.u(-10, 10), b.u(17, 32), b.u(-0.5, 0.5), b.colour(o.BRIGHT), b.u(1.4, 2), True)
     if b.p(0.5):
         for i in range(3):
             w = b.u(60, 120)
@@ -397,51 +286,7 @@ def beach(b: Builder) -> None:
                   Material((0.25, 0.42, 0.26), (0.35, 0.5, 0.3), "noise", 9.0))  # fmt: skip
     for _ in range(3):
         d.rock(b, b.pick((-1, 1)) * b.u(2, 8), b.u(7, 12), b.u(0.5, 1.3))
-    b.look(b.u(-1, 1), 0, b.u(1.5, 2.4), b.u(-1, 1), 14, b.u(0.9, 1.8), b.u(52, 76), b.u(-1, 1))
-
-
-def harbour(b: Builder) -> None:
-    m = mood(b, ("sun", "sun", "golden", "golden", "dusk", "grey"))
-    _ground(b, Material((0.3, 0.3, 0.25)), -1.0)
-    b.add("box", 0, 1000, -0.8, 3000, 2000, 0.5, WATER)
-    b.add("box", b.pick((-1, 1)) * 2.6, 6, -0.9, 2.4, 18, 1.1, o.wood("warm", "planks", 0.3))
-    b.add("box", 0, -3, -1, 60, 8, 1.2, Material((0.6, 0.58, 0.55), (0.5, 0.48, 0.46), "bricks", 1.0))
-    b.add("box", 0, 44, -1, 160, 16, 1.5, Material((0.6, 0.58, 0.55), (0.5, 0.48, 0.46), "bricks", 1.0))
-    x = -44.0
-    while x < 40:
-        w = b.u(4.5, 7)
-        if b.p(0.5):
-            d.house(
-                b,
-                x + w / 2,
-                42,
-                0,
-                w,
-                6,
-                2.7 * int(b.u(2, 3.9)),
-                b.pick(tuple(d.WALLS)),
-                b.pick(tuple(d.ROOFS)),
-                0.5,
-            )
-        else:
-            d.building(b, x + w / 2, 42, w, 6, 2.7 * int(b.u(2, 4.9)), b.pick(tuple(d.WALLS)))
-        x += w + b.pick((0.2, 0.2, 1.2))
-    _hills(b, Material((0.3, 0.45, 0.22), (0.38, 0.52, 0.26), "noise", 5.0), 5, 9, 16)
-    for i in range(int(b.u(2, 4.9))):
-        d.boat(
-            b,
-            b.u(-1, 1) * (3 + 2.5 * i),
-            9 + 6 * i + b.u(-1, 1),
-            b.u(-0.7, 0.7),
-            b.pick(o.BRIGHT),
-            b.u(1.1, 1.6),
-            b.p(0.55),
-        )
-    if b.p(0.5):
-        d.lighthouse(b, b.pick((-1, 1)) * b.u(10, 17), 34, b.u(14, 18), b.pick(("red", "blue", "black")))
-    if b.p(0.35):
-        o.toy(b, b.pick((-1, 1)) * b.u(0.4, 1.0), 0.7, 0.2, 0.5, b.pick(("box", "cylinder", "ball")))
-    b.facts["with"] = "calm water"
-    if m == "dusk":
-        b.lamp(0, 34, 4, (4, 2.4, 1.0), 5)
-    b.look(b.u(-1, 1), -2.5, b.u(2.2, 3.6), b.u(-2, 2), 30, b.u(1.4, 2.6), b.u(52, 72), b.u(-1, 1))
+    b.stage = Stage(
+        stand=(-5, 5, -6, 2.0), floor=(-3, 3, 3.6, 8.5), low=0.8, high=4.5,
+        aims=((0, 15, 1.1, 1.5), (ux, uy, 0.9, 0.7), (-4, 16, 1.2, 2.0), (4, 16, 1.2, 2.0)),
+    )  # fmt: skip

@@ -141,9 +141,16 @@ def house(
     chimney: bool = True,
 ) -> None:
     """The front with its door faces local -y."""
-    with b.object("house", (colour,), x, y, z, yaw, 1.2):
+    with b.object("house", (colour,) if colour != "brick" else ("brick",), x, y, z, yaw, 1.2):
         step = h / max(1, round(h / 2.6))
-        b.add("box", 0, 0, 0, w, d, h, wall_material(colour, step))
+        if colour == "brick":
+            b.add("box", 0, 0, 0, w, d, h, Material(WALLS["brick"], (0.8, 0.75, 0.7), "bricks", 0.6))
+            pane = Material((0.16, 0.24, 0.34), shininess=0.6)
+            for i in (-1, 1):
+                b.add("box", i * w * 0.3, 0, 1.0, 1.0, d + 0.06, 1.1, pane)
+                b.add("box", 0, i * d * 0.22, 1.0, w + 0.06, 0.9, 1.1, pane)
+        else:
+            b.add("box", 0, 0, 0, w, d, h, wall_material(colour, step))
         b.add(
             "wedge",
             0,
@@ -173,6 +180,7 @@ def building(
     b: Builder, x: float, y: float, w: float, d: float, h: float, colour: str, yaw: float = 0.0
 ) -> None:
     """A flat-roofed town house."""
+    colour = "red" if colour == "brick" else colour
     with b.object("building", (colour,), x, y, 0, yaw, 1.0):
         b.add("box", 0, 0, 0, w, d, h, wall_material(colour, 2.6))
         b.add("box", 0, 0, h, w + 0.3, d + 0.3, 0.4, Material(dim(WALLS[colour], 0.7)))
@@ -191,7 +199,7 @@ def tower(
     name: str = "tower",
 ) -> None:
     m = m or Material((0.66, 0.63, 0.58), (0.5, 0.48, 0.45), "bricks", 1.1)
-    with b.object(name, (), x, y, z, 0, 1.2):
+    with b.object(name, ("stone",), x, y, z, 0, 1.2):
         b.add("cylinder", 0, 0, 0, w, w, h, m)
         b.add("cylinder", 0, 0, h - 0.8, w * 1.18, w * 1.18, 1.2, m)
         b.add("cone", 0, 0, h + 0.4, w * 1.35, w * 1.35, w * 1.3, Material(ROOFS[roof]))
@@ -234,7 +242,7 @@ def bench(b: Builder, x: float, y: float, yaw: float = 0.0) -> None:
 
 
 def street_lamp(b: Builder, x: float, y: float, on: bool = False, h: float = 4.2) -> None:
-    with b.object("street lamp", (), x, y, 0, 0, 1.0):
+    with b.object("street lamp", ("metal",), x, y, 0, 0, 1.0):
         b.add("cylinder", 0, 0, 0, 0.14, 0.14, h, Material((0.13, 0.14, 0.16)))
         b.add("cylinder", 0, 0, 0, 0.3, 0.3, 0.4, Material((0.13, 0.14, 0.16)))
         b.add("sphere", 0, 0, h, 0.5, 0.5, 0.5, Material((1.0, 0.8, 0.45), emission=4.0) if on else WHITE)
@@ -266,7 +274,7 @@ def umbrella(b: Builder, x: float, y: float, colour: str = "red") -> None:
 def fence(b: Builder, x0: float, y0: float, x1: float, y1: float, m: Material | None = None) -> None:
     m = m or wood("light")
     length, yaw = math.hypot(x1 - x0, y1 - y0), math.atan2(y1 - y0, x1 - x0)
-    with b.object("fence", (), (x0 + x1) / 2, (y0 + y1) / 2, 0, yaw, 0.6):
+    with b.object("fence", ("wooden",), (x0 + x1) / 2, (y0 + y1) / 2, 0, yaw, 0.6):
         n = max(2, round(length / 0.8))
         for i in range(n + 1):
             b.add("box", (i / n - 0.5) * length, 0, 0, 0.12, 0.1, 1.0, m)
@@ -275,7 +283,7 @@ def fence(b: Builder, x0: float, y0: float, x1: float, y1: float, m: Material | 
 
 
 def lighthouse(b: Builder, x: float, y: float, h: float = 12.0, colour: str = "red") -> None:
-    with b.object("lighthouse", (), x, y, 0, 0, 2.0):
+    with b.object("lighthouse", (colour, "striped"), x, y, 0, 0, 2.0):
         for i in range(5):
             w = h * (0.26 - 0.025 * i)
             b.add("cylinder", 0, 0, h * 0.16 * i, w, w, h * 0.16, paint(colour) if i % 2 else WHITE)

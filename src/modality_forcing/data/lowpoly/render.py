@@ -1,19 +1,35 @@
-"""Scenes to pictures with exact geometry: Embree answers the rays, NumPy shades all of them at once.
+"""Scenes to pictures with exact geometry: a ray caster answers the rays, tensors shade all of them at once.
 
 Depth, normals and object ids come from one ray through each pixel centre and the plane of the triangle
-it hits, computed in float64; colour averages ``supersample ** 2`` rays per pixel.
+it hits, computed in float64. Colour is that of the same ray; where it changes between neighbours, or a
+pattern is finer than a pixel, the pixel gets the mean of ``supersample ** 2`` rays of its own.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cache
 
 import numpy as np
+import torch
+from torch import Tensor
+from torch.nn.functional import pad
 
-from modality_forcing.data.lowpoly.meshes import triangles
-from modality_forcing.data.lowpoly.scene import PATTERNS, Scene
-from modality_forcing.data.lowpoly.shading import noise2, pattern_mix, sky, to_linear, tone
+from modality_forcing.data.lowpoly.geometry import Geometry
+from modality_forcing.data.lowpoly.raycast import EmbreeCaster, RayCaster, choose
+from modality_forcing.data.lowpoly.raycast_torch import TorchCaster
+from modality_forcing.data.lowpoly.scene import Scene
+from modality_forcing.data.lowpoly.shading import Lights, Vec, dot, pick, pick3, unit
+from modality_forcing.data.lowpoly.surfaces import Surfaces, rows_of
+from modality_forcing.errors import UserError
 from modality_forcing.types import Camera
+
+TILE = 8
+"""Pixels are worked on in squares of this side: neighbours in the row of rays are close in space."""
+TOGETHER = {"cpu": 1 << 15, "cuda": 1 << 22}
+"""How many pixels the torch backend renders at once."""
+EDGE = 6.0
+"""A pixel gets more rays where colours of its 3 x 3 neighbourhood differ by more than this, of 255."""
 
 
 @dataclass
@@ -27,66 +43,50 @@ class Picture:
     camera: Camera
 
 
-def _dot(a: np.ndarray, b: np.ndarray) -> np.ndarray:
-    """Row-wise dot product; einsum is several times faster than a sum over an axis of three."""
-    return np.einsum("...i,...i->...", a, b)
+def render(
+    scene: Scene,
+    width: int,
+    height: int,
+    *,
+    supersample: int = 2,
+    backend: str = "auto",
+    device: str | torch.device | None = None,
+) -> Picture:
+    """One picture; see :func:`render_batch` for arguments and errors."""
+    return render_batch([scene], width, height, supersample=supersample, backend=backend, device=device)[0]
 
 
-def _unit(a: np.ndarray) -> np.ndarray:
-    return a / np.sqrt(_dot(a, a))[..., None]
+def render_batch(
+    scenes: list[Scene],
+    width: int,
+    height: int,
+    *,
+    supersample: int = 2,
+    backend: str = "auto",
+    device: str | torch.device | None = None,
+) -> list[Picture]:
+    """Render scenes; cameras have square pixels and their principal point in the middle.
 
+    ``backend`` is "embree" (CPU), "torch" (CPU and CUDA, many scenes at once) or "auto": Embree on the CPU
+    where it is installed, else torch. ``device`` None is the CPU. ``supersample`` 1 leaves edges as they are.
+    A scene's picture does not depend on the others of the list.
 
-class _Geometry:
-    """The committed ray scene with per-triangle and per-primitive tables."""
-
-    def __init__(self, scene: Scene) -> None:
-        from embreex.mesh_construction import TriangleMesh
-        from embreex.rtcore_scene import EmbreeScene
-
-        soup, self.owner = triangles(scene.primitives)
-        soup = soup.astype(np.float32).astype(np.float64)  # the corners Embree sees
-        self.embree = EmbreeScene()
-        self.mesh = TriangleMesh(self.embree, soup.astype(np.float32))
-        normal = np.cross(soup[:, 1] - soup[:, 0], soup[:, 2] - soup[:, 0])
-        self.normal = normal / np.maximum(np.linalg.norm(normal, axis=1, keepdims=True), 1e-20)
-        self.offset = np.einsum("ij,ij->i", self.normal, soup[:, 0])
-        parts = scene.primitives
-        self.colour = to_linear(np.array([p.material.colour for p in parts]))
-        self.second = to_linear(np.array([p.material.second for p in parts]))
-        self.pattern = np.array([PATTERNS.index(p.material.pattern) for p in parts])
-        self.scale = np.array([p.material.scale for p in parts], np.float32)
-        self.emission = np.array([p.material.emission for p in parts], np.float32)
-        self.shine = np.array([p.material.shininess for p in parts], np.float32)
-        self.turn = np.array([(np.cos(p.yaw), np.sin(p.yaw)) for p in parts], np.float32)
-        self.position = np.array([p.position for p in parts], np.float32)
-        self.height = np.array([p.size[2] for p in parts], np.float32)
-        self.object_id = np.array([p.object_id for p in parts], np.int32)
-
-    def hit(self, origins: np.ndarray, directions: np.ndarray) -> np.ndarray:
-        """Index of the triangle each ray meets first, -1 for none."""
-        return np.asarray(self.embree.run(origins, directions))
-
-    def free(
-        self, origins: np.ndarray, directions: np.ndarray, reach: np.ndarray | None = None
-    ) -> np.ndarray:
-        """True where nothing stands in the way."""
-        if len(origins) == 0:
-            return np.zeros(0, bool)
-        o, d = np.ascontiguousarray(origins, np.float32), np.ascontiguousarray(directions, np.float32)
-        if reach is None:
-            return np.asarray(self.embree.run(o, d, query="OCCLUDED")) < 0
-        return np.asarray(self.embree.run(o, d, query="OCCLUDED", dists=reach.astype(np.float32))) < 0
-
-
-def _rays(camera: Camera, axes: np.ndarray, sub: int) -> np.ndarray:
-    """World ray directions with z-depth 1, (H, W, sub * sub, 3): the sub-cell centres of each pixel."""
-    offset = (np.arange(sub) + 0.5) / sub
-    u = (np.arange(camera.width)[:, None] + offset[None]).ravel()
-    v = (np.arange(camera.height)[:, None] + offset[None]).ravel()
-    x, y = (u - camera.cx) / camera.fx, (v - camera.cy) / camera.fy
-    d = x[None, :, None] * axes[0] + y[:, None, None] * axes[1] + axes[2]
-    d = d.reshape(camera.height, sub, camera.width, sub, 3)
-    return d.transpose(0, 2, 1, 3, 4).reshape(camera.height, camera.width, sub * sub, 3)
+    Raises:
+        UserError: a size below 1, or a backend or device that is not here.
+    """
+    for name, value in (("width", width), ("height", height), ("supersample", supersample)):
+        if value < 1:
+            raise UserError(f"{name} is {value}; it must be at least 1")
+    backend, place = choose(backend, device)
+    # Embree holds one scene. A CPU works fastest on what fits its cache, an accelerator when it is full.
+    pixels = TOGETHER["cpu" if place.type == "cpu" else "cuda"]
+    together = 1 if backend == "embree" else max(1, pixels // (width * height))
+    pictures: list[Picture] = []
+    with torch.inference_mode():
+        for start in range(0, len(scenes), together):
+            some = scenes[start : start + together]
+            pictures += _Renderer(some, width, height, backend, place).pictures(supersample)
+    return pictures
 
 
 def _hemisphere(count: int) -> np.ndarray:
@@ -95,197 +95,188 @@ def _hemisphere(count: int) -> np.ndarray:
     return np.stack([r * np.cos(a), r * np.sin(a), np.sqrt(1 - i / count)], 1)
 
 
-_FAN = _hemisphere(32)[np.random.default_rng(3).permutation(32)].reshape(16, 2, 3)
+# For each pixel of a 4 x 4 square two of 32 directions; as (2, 3, 16).
+_FAN = _hemisphere(32)[np.random.default_rng(3).permutation(32)].reshape(16, 2, 3).transpose(1, 2, 0)
 
 
-def _occlusion(
-    geometry: _Geometry,
-    point: np.ndarray,
-    normal: np.ndarray,
-    depth: np.ndarray,
-    solid: np.ndarray,
-    radius: float,
-) -> np.ndarray:
-    """Openness 0..1 (H, W): two of 32 hemisphere rays per pixel, gathered over 4x4 along surfaces."""
-    h, w = depth.shape
-    which = (np.arange(h)[:, None] % 4) * 4 + np.arange(w)[None] % 4
-    n = normal[solid]
-    helper = np.where(np.abs(n[:, 2:]) < 0.9, [[0.0, 0.0, 1.0]], [[1.0, 0.0, 0.0]])
-    t = np.cross(helper, n)
-    t = _unit(t)
-    b = np.cross(n, t)
-    start = point[solid] + n * 2e-3
-    fan = _FAN[which[solid]]
-    openness = np.ones((h, w))
-    total = np.zeros(len(n))
-    for k in range(2):
-        d = t * fan[:, k, :1] + b * fan[:, k, 1:2] + n * fan[:, k, 2:]
-        total += geometry.free(start, d, np.full(len(n), radius))
-    openness[solid] = total / 2
-    value = np.where(solid, openness, 0.0)
-    pad = 2
-    big = [np.pad(a, pad, mode="edge") for a in (value, depth, solid)]
-    flat = np.pad(normal, ((pad, pad), (pad, pad), (0, 0)), mode="edge")
-    out, weight = np.zeros((h, w)), np.zeros((h, w))
-    for dy in range(4):
-        for dx in range(4):
-            v, z, s = (a[dy : dy + h, dx : dx + w] for a in big)
-            m = flat[dy : dy + h, dx : dx + w]
-            same = s & (np.abs(z - depth) < 0.06 * depth) & (_dot(m, normal) > 0.85)
-            out += v * same
-            weight += same
-    return np.where(weight > 0, out / np.maximum(weight, 1), openness)
+@cache
+def _tile_order(width: int, height: int, tile: int, device: torch.device) -> tuple[Tensor, Tensor]:
+    """Pixel number of each place in tile order, and the place of each pixel; int64 (H * W,)."""
+    rows, cols = np.divmod(np.arange(width * height), width)
+    order = np.lexsort((cols % tile, rows % tile, cols // tile, rows // tile))
+    return torch.from_numpy(order).to(device), torch.from_numpy(np.argsort(order)).to(device)
 
 
-def _albedo(
-    geometry: _Geometry, part: np.ndarray, point: np.ndarray, normal: np.ndarray, lit: bool
-) -> tuple[np.ndarray, np.ndarray]:
-    """Base colour (N, 3) and emission (N,) at hits."""
-    colour, emission = geometry.colour[part], geometry.emission[part].copy()
-    kinds = geometry.pattern[part]
-    for kind in np.unique(kinds):
-        name = PATTERNS[kind]
-        if name in ("plain", "water"):
-            continue
-        index = np.nonzero(kinds == kind)[0]
-        q, n, p = part[index], normal[index], point[index]
-        c, s = geometry.turn[q, 0], geometry.turn[q, 1]
-        rel = p - geometry.position[q]
-        x, y, z = c * rel[:, 0] + s * rel[:, 1], c * rel[:, 1] - s * rel[:, 0], rel[:, 2]
-        nx, ny = np.abs(c * n[:, 0] + s * n[:, 1]), np.abs(c * n[:, 1] - s * n[:, 0])
-        flat = np.abs(n[:, 2]) > 0.707
-        a = np.where(flat, x, np.where(nx > ny, y, x)) / geometry.scale[q]
-        b = np.where(flat, y, z) / geometry.scale[q]
-        if name == "wood":
-            a, b = np.where(flat, a, b), np.where(flat, b, a)  # upright grain on upright faces
-        share, bright, glow = pattern_mix(kind, a, b, ~flat, z / geometry.height[q], lit)
-        base = geometry.colour[q]
-        mixed = base + (geometry.second[q] - base) * share[:, None]
-        colour[index] = mixed * bright[:, None]
-        if lit and name == "facade":
-            on = glow > 0
-            colour[index[on]] = (1.0, 0.62, 0.22)
-            emission[index] = glow * 0.75
-    return colour, emission
+class _Renderer:
+    """A batch of B scenes in pictures of one size; arrays of pixels have B * H * W entries in tile order."""
+
+    def __init__(
+        self, scenes: list[Scene], width: int, height: int, backend: str, device: torch.device
+    ) -> None:
+        self.batch, self.width, self.height, self.device = len(scenes), width, height, device
+        self.geometry = Geometry(scenes, device)
+        self.caster: RayCaster
+        self.caster = EmbreeCaster(self.geometry) if backend == "embree" else TorchCaster(self.geometry)
+        lights = Lights([scene.light for scene in scenes], device)
+        self.surfaces = Surfaces(self.geometry, lights, self.caster)
+        self.cameras = [Camera.from_fov(width, height, fov_x=scene.view.fov_x) for scene in scenes]
+        # Embree does not care about the order of rays, and rows need no sorting.
+        self.order, self.back = _tile_order(width, height, 1 if backend == "embree" else TILE, device)
+        self.row, self.col = self.order // width, self.order % width
+        self.in_rows = backend == "embree"
+        self.radius = torch.tensor([s.light.occlusion_radius for s in scenes], device=device).float()
+        self.eye64 = torch.from_numpy(self.geometry.eyes).to(device).T.contiguous()
+        # (axis, coordinate, scene): right, down, forward.
+        self.axes = torch.from_numpy(self.geometry.axes).to(device).permute(1, 2, 0).contiguous()
+
+    def scene_of(self, pixel: Tensor) -> Tensor | None:
+        """Scene of each pixel number; None for a single scene."""
+        return None if self.batch == 1 else (pixel // (self.width * self.height)).int()
+
+    def image(self, x: Tensor) -> Tensor:
+        """Tile order (B * H * W,) to (B, H, W)."""
+        x = x.reshape(self.batch, -1)
+        x = x if self.in_rows else torch.index_select(x, 1, self.back)
+        return x.reshape(self.batch, self.height, self.width)
+
+    def tiles(self, x: Tensor) -> Tensor:
+        """The way back of :meth:`image`."""
+        x = x.reshape(self.batch, -1)
+        return (x if self.in_rows else torch.index_select(x, 1, self.order)).reshape(-1)
+
+    def rays(self, pixel: Tensor | None, du: Tensor, dv: Tensor) -> Vec:
+        """World directions with z-depth 1, float64, through places (du, dv) of pixels (None: of all).
+
+        Places are float64 (S,) shares of a pixel; the rays of a pixel stand in a row.
+        """
+        k = np.array([(c.cx, c.cy, 1 / c.fx, 1 / c.fy) for c in self.cameras]).T.copy()
+        camera = torch.from_numpy(k).to(self.device)
+        if pixel is None:
+            col, row = self.col.repeat(self.batch), self.row.repeat(self.batch)
+            scene = self.scene_of(torch.arange(len(col), device=self.device))
+        else:
+            inside, scene = pixel % len(self.col), self.scene_of(pixel)
+            col, row = pick(self.col, inside), pick(self.row, inside)
+        u, v = (col[:, None] + du).reshape(-1), (row[:, None] + dv).reshape(-1)
+        if scene is not None:
+            scene = scene.repeat_interleave(len(du))
+            camera = torch.index_select(camera, 1, scene)
+        x, y = (u - camera[0]) * camera[2], (v - camera[1]) * camera[3]
+        r, d, f = (a if scene is None else pick3(a, scene) for a in self.axes)
+        return r[0] * x + d[0] * y + f[0], r[1] * x + d[1] * y + f[1], r[2] * x + d[2] * y + f[2]
+
+    def focal(self, scene: Tensor | None) -> Tensor:
+        """Focal length of each pixel's camera in pixels."""
+        focal = torch.tensor([c.fx for c in self.cameras], dtype=torch.float64, device=self.device)
+        return focal if scene is None else pick(focal, scene)
+
+    def pictures(self, supersample: int) -> list[Picture]:
+        """All pictures of the batch."""
+        g = self.geometry
+        scene = self.scene_of(torch.arange(self.batch * self.width * self.height, device=self.device))
+        middle = torch.tensor([0.5], dtype=torch.float64, device=self.device)
+        centre = self.rays(None, middle, middle)
+        direction = (centre[0].float(), centre[1].float(), centre[2].float())
+        triangle = self.caster.closest(self.surfaces.eye(scene), direction, scene)
+        safe = triangle.clamp(min=0)
+        n = pick3(g.normal, safe)
+        slope = dot(n, centre)
+        z = pick(g.plane, safe) / torch.where(slope == 0, 1e-12, slope)
+        solid = (triangle >= 0) & torch.isfinite(z) & (z > 0)
+        triangle = torch.where(solid, triangle, -1)
+        sign = -torch.sign(slope) * solid
+        n = (n[0] * sign, n[1] * sign, n[2] * sign)
+        depth = torch.where(solid, z, torch.inf)
+        openness = self.openness(centre, n, depth, solid, scene)
+
+        colour = self.surfaces.colour(triangle, unit(direction), openness, scene)
+        image = torch.stack([self.image(c) for c in colour], 1)
+        if supersample > 1:
+            low, high = _extremes(image)
+            edge = self.tiles(((high - low) > EDGE).any(1))
+            # Lines narrower than a pixel may lie between the centres, where no neighbour sees them.
+            narrow = pick(g.line, pick(g.owner, safe)) * slope.abs() * self.focal(scene) < depth
+            pixel = rows_of(edge | (narrow & solid))
+            if len(pixel):
+                self.refine(colour, pixel, openness, supersample)
+                image = torch.stack([self.image(c) for c in colour], 1)
+        rows = [a if scene is None else pick3(a, scene) for a in self.axes]
+        normals = torch.stack([self.image(dot(n, r)) for r in rows], -1).float().cpu().numpy()
+        rgb = (image + 0.5).clamp(0, 255).to(torch.uint8).permute(0, 2, 3, 1).contiguous().cpu().numpy()
+        part = pick(g.object_id, pick(g.owner, safe)) * solid
+        ids, metres = self.image(part).cpu().numpy(), self.image(depth).float().cpu().numpy()
+        return [
+            Picture(rgb[b], metres[b], normals[b], ids[b].astype(np.int32), self.cameras[b])
+            for b in range(self.batch)
+        ]
+
+    def refine(self, colour: Vec, pixel: Tensor, openness: Tensor, supersample: int) -> None:
+        """Replace the colours of some pixels by the mean over the centres of their sub-cells."""
+        count = supersample**2
+        cell = torch.arange(count, device=self.device).double()
+        u, v = (cell % supersample + 0.5) / supersample, ((cell // supersample).floor() + 0.5) / supersample
+        d = self.rays(pixel, u, v)
+        ray = unit((d[0].float(), d[1].float(), d[2].float()))
+        every = pixel.repeat_interleave(count)
+        scene = self.scene_of(every)
+        triangle = self.caster.closest(self.surfaces.eye(scene), ray, scene)
+        seen = self.surfaces.colour(triangle, ray, pick(openness, every), scene)
+        for c, t in zip(colour, seen, strict=True):
+            cells = t.reshape(-1, count)
+            total = cells[:, 0]
+            for k in range(1, count):  # a sum whose order does not depend on the device
+                total = total + cells[:, k]
+            c.scatter_(0, pixel, total / count)
+
+    def openness(self, ray: Vec, n64: Vec, depth: Tensor, solid: Tensor, scene: Tensor | None) -> Tensor:
+        """Openness 0..1 of pixels: two of 32 hemisphere rays each, gathered over 4 x 4 along surfaces."""
+        index = rows_of(solid)
+        n = tuple(pick(x, index).float() for x in n64)
+        some = None if scene is None else pick(scene, index)
+        # A frame around the normal.
+        flat = (n[2].abs() < 0.9).float()
+        hx, hz = 1.0 - flat, flat
+        t = unit((-hz * n[1], hz * n[0] - hx * n[2], hx * n[1]))
+        b = (n[1] * t[2] - n[2] * t[1], n[2] * t[0] - n[0] * t[2], n[0] * t[1] - n[1] * t[0])
+        z = pick(depth, index)
+        eye = tuple(self.eye64) if some is None else pick3(self.eye64, some)
+        start = [(e + pick(r, index) * z + pick(m, index) * 2e-3).float()
+                 for e, r, m in zip(eye, ray, n64, strict=True)]  # fmt: skip
+        place = pick((self.row % 4) * 4 + self.col % 4, index % len(self.row))
+        fans = torch.from_numpy(_FAN.astype(np.float32)).to(self.device)
+        radius = self.radius.expand(len(index)) if some is None else pick(self.radius, some)
+        radius = radius.contiguous()
+        total = torch.zeros(len(index), device=self.device)
+        for fan in fans:
+            f = pick3(fan, place)
+            d = [t[k] * f[0] + b[k] * f[1] + n[k] * f[2] for k in range(3)]
+            total += self.caster.free((start[0], start[1], start[2]), (d[0], d[1], d[2]), radius, some)
+        own = torch.ones(len(depth), device=self.device).scatter_(0, index, total / 2)
+        inside = self.image(solid.float())
+        value, metres = self.image(own) * inside, self.image(torch.where(solid, depth, 1e6)).float()
+        normal = [self.image(x.float()) for x in n64]
+        h, w = self.height, self.width
+        around = (value, metres, inside, *normal)
+        big = [pad(x[:, None], (2, 1, 2, 1), mode="replicate")[:, 0] for x in around]
+        near = 0.06 * metres
+        out, weight = torch.zeros_like(value), torch.zeros_like(value)
+        for dy in range(4):
+            for dx in range(4):
+                v, m, s, x, y, q = (a[:, dy : dy + h, dx : dx + w] for a in big)
+                same = ((m - metres).abs() < near) & (x * normal[0] + y * normal[1] + q * normal[2] > 0.85)
+                share = same * s
+                out += v * share
+                weight += share
+        gathered = torch.where(weight > 0, out / weight.clamp(min=1), self.image(own))
+        return self.tiles(gathered)
 
 
-def _shade(
-    scene: Scene, geometry: _Geometry, eye: np.ndarray, directions: np.ndarray, openness: np.ndarray
-) -> np.ndarray:
-    """Linear colour (N, 3) along unit rays."""
-    light = scene.light
-    tri = geometry.hit(np.broadcast_to(eye, directions.shape).astype(np.float32).copy(), directions)
-    out = np.empty((len(directions), 3), np.float32)
-    away = tri < 0
-    if away.any():
-        out[away] = sky(directions[away], light)
-    index = np.nonzero(~away)[0]
-    if not len(index):
-        return out
-    tri, d = tri[index], directions[index]
-    part = geometry.owner[tri]
-    n = geometry.normal.astype(np.float32)[tri]
-    facing = _dot(n, d)
-    plane = (geometry.offset - geometry.normal @ eye).astype(np.float32)
-    reach = plane[tri] / np.where(facing == 0, np.float32(1e-9), facing)
-    n = n * -np.sign(facing)[:, None]
-    point = eye.astype(np.float32) + d * reach[:, None]
-    start = point + n * (1e-3 + 1e-4 * reach)[:, None]
-    colour, emission = _albedo(geometry, part, point, n, bool(light.lamps) or light.stars)
-    ao = openness[index]
-    up = (0.5 + 0.5 * n[:, 2])[:, None]
-    low, high = np.array(light.ambient_down, np.float32), np.array(light.ambient_up, np.float32)
-    glow = (low + (high - low) * up) * (0.15 + 0.85 * ao)[:, None]
-    shine = geometry.shine[part]
-    gloss = np.zeros_like(glow)
-    sun, power = np.array(light.sun_direction, np.float32), np.array(light.sun, np.float32)
-    if power.max() > 0.01:
-        cosine = n @ sun
-        lit = np.nonzero(cosine > 0)[0]
-        lit = lit[geometry.free(start[lit], np.broadcast_to(sun, (len(lit), 3)))]
-        glow[lit] += cosine[lit, None] * power
-        lit = lit[shine[lit] > 0.05]
-        half = _unit(sun - d[lit])
-        gloss[lit] += (_dot(n[lit], half).clip(0) ** 40 * shine[lit])[:, None] * power
-    for lamp in light.lamps:
-        to = np.array(lamp.position, np.float32) - point
-        far = np.sqrt(_dot(to, to))
-        to /= np.maximum(far, 1e-6)[:, None]
-        strength = np.clip(_dot(n, to), 0, None) / (1.0 + (far / lamp.reach) ** 2)
-        strength = 0.85 * strength + 0.15 * ao / (1.0 + (far / lamp.reach) ** 2)
-        if lamp.shadow:
-            some = np.nonzero(strength > 0.02)[0]
-            blocked = ~geometry.free(start[some], to[some], np.maximum(far[some] - 0.25, 0.01))
-            strength[some[blocked]] *= 0.25
-        glow += strength[:, None] * np.array(lamp.colour, np.float32)
-    shaded = colour * glow + gloss + colour * emission[:, None]
-    water = np.nonzero(geometry.pattern[part] == PATTERNS.index("water"))[0]
-    mirror = np.nonzero((shine > 0.4) & (geometry.pattern[part] != PATTERNS.index("water")))[0]
-    if len(water):
-        p = point[water] / geometry.scale[part[water], None]
-        calm = 1.0 / (1.0 + 0.04 * reach[water])
-        wave = np.stack([noise2(p[:, 0], p[:, 1] * 1.6), noise2(p[:, 0] + 30, p[:, 1] * 1.6 + 9)], 1) - 0.5
-        m = n[water].copy()
-        m[:, :2] += 0.22 * wave * calm[:, None]
-        m = _unit(m)
-        cosine = -_dot(m, d[water])
-        r = d[water] + 2 * cosine[:, None] * m
-        r[:, 2] = np.abs(r[:, 2])
-        free = geometry.free(start[water], r)
-        seen = sky(r, light)
-        seen[~free] *= np.array((0.22, 0.28, 0.24), np.float32)
-        fresnel = (0.06 + 0.94 * (1 - np.clip(cosine, 0, 1)) ** 4)[:, None]
-        shaded[water] += (seen - shaded[water]) * fresnel
-    if len(mirror):
-        cosine = -_dot(n[mirror], d[mirror])
-        fresnel = (0.05 + 0.6 * (1 - np.clip(cosine, 0, 1)) ** 4)[:, None]
-        shaded[mirror] += fresnel * high * 0.9
-    if light.fog > 0:
-        veil = (1.0 - np.exp(-reach * light.fog))[:, None]
-        flat = d.copy()
-        flat[:, 2] = np.maximum(flat[:, 2] * 0.3, 0.02)
-        flat = _unit(flat)
-        horizon = np.array(light.horizon, np.float32)
-        toward = np.clip(flat @ sun, 0, 1)[:, None] ** 8
-        shaded += (horizon + 0.1 * toward * power - shaded) * veil
-    out[index] = shaded
-    return out
-
-
-def render(scene: Scene, width: int, height: int, *, supersample: int = 2) -> Picture:
-    """Render ``scene``; the camera has square pixels and its principal point in the middle."""
-    camera = Camera.from_fov(width, height, fov_x=scene.view.fov_x)
-    axes, eye = scene.view.axes(), np.array(scene.view.position, np.float32).astype(np.float64)
-    geometry = _Geometry(scene)
-
-    centre = _rays(camera, axes, 1).reshape(-1, 3)
-    origins = np.broadcast_to(eye, centre.shape).astype(np.float32)
-    tri = geometry.hit(origins, centre.astype(np.float32))
-    hit = tri >= 0
-    safe = np.where(hit, tri, 0)
-    n = geometry.normal[safe]
-    slope = _dot(n, centre)
-    z = (geometry.offset[safe] - n @ eye) / np.where(slope == 0, 1e-12, slope)
-    hit &= np.isfinite(z) & (z > 0)
-    n = n * -np.sign(slope)[:, None]
-    point = eye + centre * np.where(hit, z, 0.0)[:, None]
-    shape = (height, width)
-    solid = hit.reshape(shape)
-    depth = np.where(hit, z, 1e6).reshape(shape)
-    openness = _occlusion(
-        geometry, point.reshape(*shape, 3), n.reshape(*shape, 3), depth, solid, scene.light.occlusion_radius
-    )
-
-    rays = _rays(camera, axes, supersample).reshape(-1, 3)
-    rays = _unit(rays).astype(np.float32)
-    spread = np.repeat(openness.astype(np.float32).ravel(), supersample**2)
-    colour = tone(_shade(scene, geometry, eye, rays, spread), scene.light.exposure)
-    cells = colour.reshape(height, width, supersample**2, 3)
-    rgb = sum(cells[:, :, i] for i in range(supersample**2)) / supersample**2
-    return Picture(
-        rgb=np.clip(rgb + 0.5, 0, 255).astype(np.uint8),
-        depth=np.where(solid, depth, np.inf).astype(np.float32),
-        normals=np.where(hit[:, None], n @ axes.T, 0.0).reshape(*shape, 3).astype(np.float32),
-        object_ids=np.where(hit, geometry.object_id[geometry.owner[safe]], 0).reshape(shape).astype(np.int32),
-        camera=camera,
-    )
+def _extremes(image: Tensor) -> tuple[Tensor, Tensor]:
+    """Smallest and largest value of each 3 x 3 neighbourhood of (B, C, H, W)."""
+    big = pad(image, (1, 1, 1, 1), mode="replicate")
+    h, w = image.shape[-2:]
+    out = []
+    for f in (torch.minimum, torch.maximum):
+        tall = f(f(big[..., 0:h, :], big[..., 1 : h + 1, :]), big[..., 2 : h + 2, :])
+        out.append(f(f(tall[..., 0:w], tall[..., 1 : w + 1]), tall[..., 2 : w + 2]))
+    return out[0], out[1]

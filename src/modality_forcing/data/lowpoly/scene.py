@@ -7,7 +7,7 @@ middle of its bottom face: unit shapes span x, y in [-0.5, 0.5] and z in [0, 1].
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
@@ -19,7 +19,14 @@ Vec3 = tuple[float, float, float]
 
 PATTERNS = (
     "plain", "wood", "planks", "checker", "bricks", "noise", "facade", "snow", "water", "books", "leaves",
+    "tiles", "stripes", "marble",
 )  # fmt: skip
+
+COLOUR_NAMES = (
+    "red", "orange", "yellow", "green", "teal", "blue", "purple", "pink", "white", "black", "grey",
+    "brown", "beige",
+)  # fmt: skip
+MATERIAL_NAMES = ("wooden", "metal", "stone", "brick", "marble", "tiled", "striped", "checked", "wicker")
 
 
 @dataclass(frozen=True)
@@ -99,13 +106,57 @@ class View:
 
 @dataclass
 class SceneObject:
-    """A captionable thing: ``looks`` are adjectives (colour or material), in caption order."""
+    """A captionable thing: ``looks`` are adjectives (colour or material), in caption order.
+
+    ``weight`` is how much it catches the eye; ``support`` the id of the object it stands on, 0 for none.
+    """
 
     id: int
     name: str
     looks: tuple[str, ...]
     position: Vec3
     weight: float = 1.0
+    support: int = 0
+
+    @property
+    def colour(self) -> str | None:
+        """Its colour by name, where one is claimed."""
+        return next((w for w in self.looks if w in COLOUR_NAMES), None)
+
+    @property
+    def material(self) -> str | None:
+        """Its material or pattern, where one is claimed."""
+        return next((w for w in self.looks if w in MATERIAL_NAMES), None)
+
+
+@dataclass(frozen=True)
+class Surface:
+    """A free level top in the builder's world: centre, size, the object that carries it."""
+
+    x: float
+    y: float
+    z: float
+    w: float
+    d: float
+    yaw: float
+    owner: int
+
+
+@dataclass(frozen=True)
+class Stage:
+    """Where a camera may stand and what it may look at, in the builder's frame (metres).
+
+    ``stand`` and ``floor`` are (x0, x1, y0, y1): for the camera, and for things put on free ground at height
+    ``ground``. ``aims`` are points with a spread; ``low`` and ``high`` bound the camera's height.
+    """
+
+    stand: tuple[float, float, float, float]
+    floor: tuple[float, float, float, float]
+    aims: tuple[tuple[float, float, float, float], ...]
+    low: float = 1.2
+    high: float = 1.9
+    ground: float = 0.0
+    under: float = 0.0
 
 
 @dataclass
@@ -123,14 +174,19 @@ class Scene:
 class Builder:
     """Collects primitives; objects nest their parts in a local frame; ``flip`` mirrors the world in x."""
 
-    def __init__(self, rng: np.random.Generator, place: str) -> None:
-        self.rng, self.place = rng, place
+    def __init__(self, rng: np.random.Generator, place: str, banned: frozenset[str] = frozenset()) -> None:
+        self.rng, self.place, self.banned = rng, place, banned
         self.flip = -1.0 if rng.random() < 0.5 else 1.0
+        self.clutter = float(rng.random())
+        self.palette: tuple[str, ...] = ()
+        self.surfaces: list[Surface] = []
+        self._boxes: list[tuple[Vec3, Vec3]] = []
+        self.stage: Stage | None = None
         self.primitives: list[Primitive] = []
         self.objects: list[SceneObject] = []
         self.light, self.view = Light(), View()
         self.facts: dict[str, Any] = {}
-        self._frame, self._id = (0.0, 0.0, 0.0, 0.0), 0
+        self._frame, self._id, self._on = (0.0, 0.0, 0.0, 0.0), 0, 0
 
     def u(self, low: float, high: float) -> float:
         """A uniform number."""
@@ -143,6 +199,11 @@ class Builder:
     def pick(self, items: Sequence[T]) -> T:
         """One of ``items``."""
         return items[int(self.rng.integers(len(items)))]
+
+    def colour(self, names: Sequence[str]) -> str:
+        """One of ``names``, mostly one that belongs to the scene's palette."""
+        fitting = [n for n in names if n in self.palette]
+        return self.pick(fitting if fitting and self.p(0.8) else names)
 
     def world(self, x: float, y: float, z: float) -> Vec3:
         """A point of the current frame in the (mirrored) world."""
@@ -166,17 +227,88 @@ class Builder:
         self, name: str, looks: Sequence[str], x: float, y: float, z: float = 0.0, yaw: float = 0.0,
         weight: float = 1.0,
     ) -> Iterator[None]:  # fmt: skip
-        """Like :meth:`at`, and the parts are one captionable object."""
+        """Like :meth:`at`, and the parts are one captionable object.
+
+        Raises:
+            ValueError: the pair of this place and object is held out of this scene.
+        """
+        if name in self.banned:
+            raise ValueError(f"a {name} is held out of this {self.place}")
         old = self._id
         with self.at(x, y, z, yaw):
             self.objects.append(
-                SceneObject(len(self.objects) + 1, name, tuple(looks), self.world(0.0, 0.0, 0.0), weight)
+                SceneObject(
+                    len(self.objects) + 1, name, tuple(looks), self.world(0.0, 0.0, 0.0), weight, self._on
+                )
             )
             self._id = len(self.objects)
             try:
                 yield
             finally:
                 self._id = old
+
+    def top(self, z: float, w: float, d: float, x: float = 0.0, y: float = 0.0) -> None:
+        """Offer a free top of the object being built, w by d metres at height z of its frame."""
+        ox, oy, oz, yaw = self._frame
+        c, s = math.cos(yaw), math.sin(yaw)
+        spot = Surface(ox + c * x - s * y, oy + s * x + c * y, oz + z, w, d, yaw, self._id)
+        self.surfaces.append(spot)
+
+    @contextmanager
+    def on(self, owner: int) -> Iterator[None]:
+        """Objects made here stand on object ``owner``."""
+        old, self._on = self._on, owner
+        try:
+            yield
+        finally:
+            self._on = old
+
+    def last(self, name: str) -> int:
+        """Id of the newest object of this name, 0 for none."""
+        return next((t.id for t in reversed(self.objects) if t.name == name), 0)
+
+    def bounds(self, first: int = 0) -> np.ndarray:
+        """Axis-aligned boxes (N, 2, 3) around the primitives from ``first`` on, in the mirrored world."""
+        del self._boxes[len(self.primitives) :]
+        for q in self.primitives[len(self._boxes) :]:
+            (cy, sy), (ct, st), (cr, sr) = ((math.cos(a), math.sin(a)) for a in (q.yaw, q.tilt, q.roll))
+            turned = ((cr, 0.0, sr), (st * sr, ct, -st * cr), (-ct * sr, st, ct * cr))
+            rows = (
+                [cy * u - sy * v for u, v in zip(turned[0], turned[1], strict=True)],
+                [sy * u + cy * v for u, v in zip(turned[0], turned[1], strict=True)],
+                turned[2],
+            )
+            half = [sum(abs(r) * abs(n) for r, n in zip(row, q.size, strict=True)) / 2 for row in rows]
+            mid = [c + row[2] * q.size[2] / 2 for c, row in zip(q.position, rows, strict=True)]
+            low = (mid[0] - half[0], mid[1] - half[1], mid[2] - half[2])
+            self._boxes.append((low, (mid[0] + half[0], mid[1] + half[1], mid[2] + half[2])))
+        return np.array(self._boxes[first:]).reshape(-1, 2, 3)
+
+    def place_free(self, make: Callable[[], None], margin: float = 0.05) -> bool:
+        """Run ``make``; undo it (and return False) when what it adds touches what stands already.
+
+        Flat things (rugs, roads, water) and landscape larger than 60 m do not count.
+        """
+        parts, things, lamps, tops = (
+            len(self.primitives), len(self.objects), len(self.light.lamps), len(self.surfaces)
+        )  # fmt: skip
+        make()
+        every = self.bounds()
+        old, new = every[:parts], every[parts:]
+        low, high = new[:, 0].min(0) - margin, new[:, 1].max(0) + margin
+        low[2] = max(low[2] + margin + 0.06, 0.06 if self.stage is None else self.stage.ground + 0.06)
+        large = (old[:, 1, :2] - old[:, 0, :2]).max(1) > 60
+        meets = ((old[:, 0] < high) & (old[:, 1] > low)).all(1) & ~large
+        if not meets.any():
+            return True
+        del (
+            self._boxes[parts:],
+            self.primitives[parts:],
+            self.objects[things:],
+            self.light.lamps[lamps:],
+            self.surfaces[tops:],
+        )
+        return False
 
     def add(
         self, kind: str, x: float, y: float, z: float, sx: float, sy: float, sz: float, material: Material,
