@@ -9,5 +9,9 @@ class UserError(ValueError):
     """
 
 
+class TrainingError(RuntimeError):
+    """A training run cannot go on, whatever its settings: the message says why and what is safe."""
+
+
 class OutOfMemoryError(RuntimeError):
     """The device ran out of memory. The message says which options to lower."""

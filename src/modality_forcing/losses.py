@@ -1,4 +1,4 @@
-"""Masked losses in velocity space, as (sum, count) so that any split of a batch adds up (spec section 2)."""
+"""Masked losses in velocity space (spec section 2), as (sum, count) per sample: batches may be split."""
 
 from __future__ import annotations
 
@@ -8,11 +8,12 @@ from torch import Tensor
 from modality_forcing.flow.path import expand_level
 
 SumCount = tuple[Tensor, Tensor]
+"""Sum over what counts and how much counts, each (B,): one number per sample."""
 
 
 def mean(loss: SumCount) -> Tensor:
-    """sum / count; 0 where nothing counts."""
-    return loss[0] / loss[1].clamp_min(1)
+    """sum / count over the whole batch; 0 where nothing counts."""
+    return loss[0].sum() / loss[1].sum().clamp_min(1)
 
 
 def velocity_loss(prediction: Tensor, x0: Tensor, noise: Tensor, weight: Tensor) -> SumCount:
@@ -50,11 +51,11 @@ def distillation_loss(
 
 
 def _weighted_square(difference: Tensor, weight: Tensor, factor: Tensor | float = 1.0) -> SumCount:
-    """Sum of weight * factor * difference^2 and sum of weights.
+    """Per sample: sum of weight * factor * difference^2 and sum of weights.
 
     An element of weight 0 may hold anything, NaN included: it is put to zero before it is squared, because
     a mask after the square would still send NaN back as its gradient (0 * NaN).
     """
     weight = weight.to(difference.dtype).expand_as(difference)
     counted = torch.where(weight > 0, difference, torch.zeros_like(difference))
-    return (weight * factor * counted.square()).sum(), weight.sum()
+    return (weight * factor * counted.square()).flatten(1).sum(dim=1), weight.flatten(1).sum(dim=1)

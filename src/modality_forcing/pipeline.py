@@ -159,7 +159,11 @@ class Pipeline:
 
     @classmethod
     def around(
-        cls, config: ModelConfig, transformer: DiffusionTransformer, autoencoder: Autoencoder, text: TextEncoder
+        cls,
+        config: ModelConfig,
+        transformer: DiffusionTransformer,
+        autoencoder: Autoencoder,
+        text: TextEncoder,
     ) -> Pipeline:
         """A pipeline on modules that somebody else owns, such as a training run that looks at itself.
 

@@ -16,6 +16,7 @@ from cli_running import Result, tree
 from PIL import Image
 
 Arguments = list[object]
+AUTOENCODER = '{"stage": "autoencoder"}'
 NAN = np.full((48, 64), np.nan, np.float32)
 RAMP = np.repeat(np.linspace(4.0, 1.0, 48, dtype=np.float32)[:, None], 64, axis=1)
 
@@ -203,7 +204,7 @@ CASES: dict[str, tuple[str, Callable[[Path], Arguments]]] = {
     ),
     "setting without value": ("key=value", lambda p: train(p, "{}", "steps")),
     "setting no number": ("steps", lambda p: train(p, "{}", "steps=many")),
-    "training data missing": ("no finished chunk", lambda p: train(p, "{}", f"data={p}")),
+    "training data missing": ("no folder of shards", lambda p: train(p, AUTOENCODER, f"data={p}")),
     "convert nothing": ("no-model", lambda _: ["convert", "no-model", "new"]),
     "convert to unknown layout": ("unknown layout", lambda p: ["convert", p, "new", "--to", "onnx"]),
     "convert onto something": (
@@ -214,7 +215,7 @@ CASES: dict[str, tuple[str, Callable[[Path], Arguments]]] = {
     "data of nothing": ("--count is 0", lambda _: ["data", "make", "new", "--count", 0]),
     "data of huge pictures": ("--size is", lambda _: ["data", "make", "new", "--size", 100_000]),
     "inspect nothing": ("is no folder", lambda _: ["data", "inspect", "no-folder"]),
-    "inspect an empty folder": ("no finished chunk", lambda p: ["data", "inspect", p]),
+    "inspect an empty folder": ("holds no manifest.json", lambda p: ["data", "inspect", p]),
     "inspect into a text": (".png", lambda p: ["data", "inspect", p, "--out", "sheet.txt"]),
 }  # fmt: skip
 

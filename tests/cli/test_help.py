@@ -19,7 +19,7 @@ from modality_forcing.cli import options
 from modality_forcing.cli.main import app, one_line
 
 ROOT = Path(__file__).resolve().parents[2]
-DOCUMENTS = ("README.md", "docs/cli.md", "docs/install.md")
+DOCUMENTS = ("README.md", "docs/cli.md", "docs/install.md", "docs/training.md")
 Run = Callable[..., Result]
 
 
@@ -95,9 +95,9 @@ def test_models_are_counted(mf: Run) -> None:
     for name, parameters in (
         ("flux_rgbd_9b_v2", "11,986,285,570"),
         ("flux_rgbd_9b_v1", "11,950,633,984"),
-        ("flux2_klein_4b", "3,875,544,576"),
-        ("flux2_klein_9b", "9,078,581,248"),
-        ("flux2_dev", "32,223,281,152"),
+        ("flux2-klein-4b", "3,875,544,576"),
+        ("flux2-klein-9b", "9,078,581,248"),
+        ("flux2-dev", "32,223,281,152"),
         ("lowpoly", "1"),
     ):
         (line,) = (line for line in result.out.splitlines() if line.startswith(f"{name} "))

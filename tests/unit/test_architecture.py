@@ -43,23 +43,31 @@ ALLOWED: dict[str, set[str]] = {
         "types", "config", "errors", "presets", "model", "codecs", "flow", "losses", "data", "checkpoint",
         "io",
     },
-    "evaluation": {"types", "config", "errors", "geometry", "viz", "io"},
+    "evaluation": {"types", "errors", "geometry", "viz", "io", "data", "pipeline"},
     "cli": {
         "types", "config", "errors", "presets", "inputs", "flow", "losses", "geometry", "model", "viz", "io",
         "codecs", "checkpoint", "data", "pipeline", "training", "evaluation",
     },
+    "__main__": {"cli"},
 }  # fmt: skip
 # What a value class may reach inside a method for convenience: written as an import in the method.
 LAZY: dict[str, set[str]] = {"types": {"geometry", "io"}, "": {"pipeline", "types"}}
 # Packages of the extras: a base installation lacks them.
 NOT_IN_BASE = (
+    "peft",
     "embreex",
     "diffusers",
     "accelerate",
     "matplotlib",
+    "torch_fidelity",
+    "torchvision",
     "pytest",
     "sklearn",
     "sentence_transformers",
+    "tensorboard",
+    "wandb",
+    "h5py",
+    "pyarrow",
 )
 
 

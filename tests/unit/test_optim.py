@@ -1,4 +1,4 @@
-"""Optimizers, schedule, averaging and memory of the training loop."""
+"""Optimizers, schedule, averaging and crops of the training loop."""
 
 from __future__ import annotations
 
@@ -12,41 +12,73 @@ from modality_forcing.model.autoencoder import Autoencoder
 from modality_forcing.model.transformer import Transformer
 from modality_forcing.model.warm_start import initialise_autoencoder
 from modality_forcing.presets import TINY
-from modality_forcing.training.memory import Remembered
-from modality_forcing.training.optim import EMA, ConvMuon, learning_rate, make_optimizers
+from modality_forcing.training.muon import Muon, orthogonalise
+from modality_forcing.training.optim import EMA, learning_rate, make_optimizers
 from modality_forcing.training.stages import random_crops
 
 
+@pytest.mark.parametrize("shape", [(6, 10), (10, 6), (7, 7)])
+def test_orthogonalised_singular_values_are_about_one(shape):
+    matrix = torch.randn(shape, generator=torch.Generator().manual_seed(0))
+    found = orthogonalise(matrix)
+    assert found.shape == shape
+    values = torch.linalg.svdvals(found)
+    assert 0.6 < values.min() <= values.max() < 1.3
+    u, _, vh = torch.linalg.svd(matrix, full_matrices=False)
+    # The directions stay: U^T O V is diagonal.
+    rotated = u.T @ found @ vh.T
+    torch.testing.assert_close(rotated, torch.diag(rotated.diagonal()), atol=1e-4, rtol=0)
+
+
+def test_nothing_stays_nothing():
+    assert not orthogonalise(torch.zeros(3, 4)).any()
+
+
+@pytest.mark.parametrize("shape", [(6, 10), (10, 6)])
+@pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float32, 5e-3), (torch.bfloat16, 1e-6)])
+def test_muon_is_torchs_muon(dtype, tolerance, shape):
+    """PyTorch's own, which iterates in bf16: in float32 equal up to that."""
+    generator = torch.Generator().manual_seed(1)
+    mine, theirs = (nn.Parameter(torch.ones(shape)) for _ in range(2))
+    ours = Muon([mine], lr=0.1, weight_decay=0.3, dtype=dtype)
+    reference = torch.optim.Muon([theirs], lr=0.1, weight_decay=0.3, adjust_lr_fn="match_rms_adamw")
+    for _ in range(3):
+        mine.grad = torch.randn(shape, generator=generator)
+        theirs.grad = mine.grad.clone()
+        ours.step()
+        reference.step()
+    torch.testing.assert_close(mine.detach(), theirs.detach(), atol=tolerance, rtol=0)
+    assert (mine - 1).abs().mean() > 0.05
+
+
 @pytest.mark.parametrize("channels_last", [False, True])
-def test_conv_muon_is_muon_on_the_flattened_kernel(channels_last):
+def test_a_convolution_is_updated_as_its_flattened_kernel(channels_last):
     torch.manual_seed(0)
     convolution = nn.Conv2d(6, 10, 3, bias=False)
     if channels_last:
         convolution = convolution.to(memory_format=torch.channels_last)
-    gradient = torch.randn_like(convolution.weight)
-
-    def flat(weight: torch.Tensor) -> torch.Tensor:
-        return (weight.permute(0, 2, 3, 1) if channels_last else weight).reshape(10, -1)
-
-    matrix = nn.Parameter(flat(convolution.weight.detach()).clone())
-    matrix.grad = flat(gradient).clone()
+    gradient = torch.randn(convolution.weight.shape)
+    matrix = nn.Parameter(convolution.weight.detach().flatten(1).clone())
+    matrix.grad = gradient.flatten(1)
     before = convolution.weight.detach().clone()
-    convolution.weight.grad = gradient.clone(memory_format=torch.preserve_format)
-    torch.optim.Muon([matrix], lr=0.1).step()
-    optimizer = ConvMuon([convolution.weight], lr=0.1)
-    optimizer.step()
-    torch.testing.assert_close(flat(convolution.weight.detach()), matrix.detach(), rtol=0, atol=0)
+    convolution.weight.grad = gradient.clone()
+    Muon([matrix], lr=0.1).step()
+    Muon([convolution.weight], lr=0.1).step()
+    torch.testing.assert_close(convolution.weight.detach().flatten(1), matrix.detach(), rtol=0, atol=1e-7)
     assert not torch.equal(before, convolution.weight)
-    optimizer.zero_grad()
-    assert convolution.weight.grad is None
 
 
-def test_conv_muon_skips_what_has_no_gradient():
+def test_muon_leaves_alone_what_has_no_gradient():
     used, idle = (nn.Conv2d(2, 3, 3, bias=False).weight for _ in range(2))
     before = idle.detach().clone()
     used.grad = torch.ones_like(used)
-    ConvMuon([used, idle], lr=0.1).step()
+    Muon([used, idle], lr=0.1).step()
     assert torch.equal(idle, before)
+
+
+def test_muon_refuses_vectors():
+    with pytest.raises(ValueError, match="two or more dimensions"):
+        Muon([nn.Parameter(torch.ones(3))])
 
 
 @pytest.mark.parametrize("kind", ["muon", "adamw"])
@@ -58,6 +90,9 @@ def test_every_trainable_parameter_has_one_optimizer(kind, build):
     frozen = next(model.parameters())
     frozen.requires_grad_(False)
     optimizers = make_optimizers(model, OptimConfig(optimizer=kind))
+    assert {type(optimizer).__name__ for optimizer in optimizers} == {"AdamW"} | (
+        {"Muon"} if kind == "muon" else set()
+    )
     places: list[int] = []
     for optimizer in optimizers:
         for group in optimizer.param_groups:
@@ -69,6 +104,11 @@ def test_every_trainable_parameter_has_one_optimizer(kind, build):
 def test_unknown_optimizer_is_named():
     with pytest.raises(UserError, match="'sgd'"):
         make_optimizers(nn.Linear(2, 2), OptimConfig(optimizer="sgd"))
+
+
+def test_nothing_to_train_is_said():
+    with pytest.raises(UserError, match="nothing to train"):
+        make_optimizers(nn.Linear(2, 2).requires_grad_(False), OptimConfig())
 
 
 def test_learning_rate_warms_up_holds_and_falls_to_zero():
@@ -93,35 +133,40 @@ def test_ema_follows_its_formula():
     assert ema.shadow["weight"].item() == pytest.approx(0.1 * 2.0 + 0.9 * 3.0)
 
 
-def test_remembered_asks_once_per_key():
-    asked: list[list[int]] = []
-    values = {"a": 1.0, "b": 2.5, "c": -3.0}
-    memory = Remembered()
-
-    def look_up(keys: list[str]) -> torch.Tensor:
-        def compute(positions: list[int]) -> torch.Tensor:
-            asked.append(positions)
-            return torch.tensor([[values[keys[i]]] for i in positions])
-
-        return memory(keys, compute)
-
-    assert look_up(["a", "b", "a"]).tolist() == [[1.0], [2.5], [1.0]]
-    assert sorted(asked.pop()) in ([0, 1], [1, 2])
-    assert look_up(["c", "b"]).tolist() == [[-3.0], [2.5]]
-    assert asked == [[0]]
-    assert look_up(["b", "a", "c"]).tolist() == [[2.5], [1.0], [-3.0]]
-    assert asked == [[0]]
+def fail_inside(ema: EMA, model: nn.Linear, average: torch.Tensor) -> None:
+    with ema.in_place(model):
+        assert torch.equal(model.weight, average)
+        raise KeyError
 
 
-def test_crops_are_parts_of_their_own_image():
-    images = torch.arange(2 * 3 * 8 * 8).reshape(2, 3, 8, 8).float()
-    crops = random_crops(images, 4, torch.Generator().manual_seed(0))
-    assert crops.shape == (2, 3, 4, 4)
-    for image, crop in zip(images, crops, strict=True):
+def test_averages_stand_in_for_the_weights_and_leave_again():
+    model = nn.Linear(3, 2)
+    model.bias.requires_grad_(False)
+    ema = EMA(model, decay=0.5)
+    assert set(ema.shadow) == {"weight"}  # what is frozen is its own average
+    with torch.no_grad():
+        model.weight.add_(1.0)
+    weight, average = model.weight.detach().clone(), ema.shadow["weight"].clone()
+    with pytest.raises(KeyError):
+        fail_inside(ema, model, average)
+    assert torch.equal(model.weight, weight)
+    assert torch.equal(ema.shadow["weight"], average)
+
+
+def test_crops_are_parts_of_their_own_image_and_follow_their_slots():
+    images = torch.arange(4 * 3 * 8 * 8).reshape(4, 3, 8, 8).float()
+
+    def crop(slots: list[int], side: int = 4) -> torch.Tensor:
+        return random_crops(images[slots], side, slots, 4, torch.Generator().manual_seed(0))
+
+    crops = crop([0, 1, 2, 3])
+    assert crops.shape == (4, 3, 4, 4)
+    for image, part in zip(images, crops, strict=True):
         windows = image.unfold(1, 4, 1).unfold(2, 4, 1)
-        assert any(torch.equal(windows[:, i, j], crop) for i in range(5) for j in range(5))
-    assert random_crops(images, 0, torch.Generator()) is images
-    assert random_crops(images, 8, torch.Generator()) is images
+        assert any(torch.equal(windows[:, i, j], part) for i in range(5) for j in range(5))
+    assert torch.equal(crop([2, 3]), crops[2:])
+    assert torch.equal(crop([0, 1], 0), images[:2])
+    assert torch.equal(crop([0, 1], 8), images[:2])
 
 
 def test_a_fresh_autoencoder_has_silent_branches():

@@ -1,39 +1,210 @@
-"""Every recipe in the repository is a valid configuration of a known model."""
+"""Recipes: every one in the repository is valid; stages inherit, link and take assignments as documented."""
 
 from __future__ import annotations
 
+import json
+import subprocess
+import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from modality_forcing.config import OptimConfig
-from modality_forcing.data.sensors import KINDS
 from modality_forcing.errors import UserError
-from modality_forcing.presets import LOWPOLY
-from modality_forcing.training.trainer import read_config
+from modality_forcing.presets import LOWPOLY, TINY
+from modality_forcing.training.recipes import find_recipe, read_config, read_recipe, recipe_name
 
-RECIPES = sorted((Path(__file__).resolve().parents[2] / "recipes").rglob("*.json"))
+FOLDER = Path(__file__).resolve().parents[2] / "recipes"
+RECIPES = sorted(FOLDER.rglob("*.json"))
+
+THREE = {
+    "model": "tiny",
+    "data": "{run}/data/train",
+    "batch": 8,
+    "make": {"train": {"count": 64, "size": 64}, "val": {"count": 8, "size": 64}},
+    "log": {"every": 5, "validation": "{run}/data/val"},
+    "stages": [
+        {"stage": "autoencoder", "log": {"every": 7}},
+        {"name": "images", "stage": "t2i", "steps": 5},
+        {"stage": "forcing", "forcing": {"p_i2d": 0.3}},
+    ],
+}
 
 
-@pytest.mark.parametrize("path", RECIPES, ids=lambda path: f"{path.parent.name}/{path.stem}")
-def test_recipe_is_valid(path):
-    config = read_config(path)
-    assert config.stage == path.stem
-    assert config.optim != OptimConfig()
-    assert set(config.forcing.sparse_kinds) <= set(KINDS)
-    if path.parent.name == "lowpoly":
-        assert config.model == LOWPOLY
+def write(folder: Path, values: object, name: str = "a.json") -> Path:
+    path = folder / name
+    path.write_text(json.dumps(values))
+    return path
 
 
-def test_the_three_stages_are_there():
+@pytest.mark.parametrize("path", RECIPES, ids=lambda path: path.relative_to(FOLDER).as_posix())
+def test_recipe_in_the_repository(path, tmp_path):
+    recipe = read_recipe(path, tmp_path / "run")
+    for stage in recipe.stages:
+        assert stage.config.optim != OptimConfig()
+        assert stage.config.data.sources
+        if recipe.single:
+            assert stage.config.stage in path.stem or stage.config.lora.rank > 0
+        if path.parent.name == "lowpoly":
+            assert stage.config.model == LOWPOLY
+    again = write(tmp_path, recipe.to_dict())
+    assert replace(read_recipe(again, tmp_path / "run"), name=recipe.name) == recipe
+
+
+def test_tiny_and_the_three_lowpoly_stages_are_there():
     assert {path.stem for path in RECIPES if path.parent.name == "lowpoly"} == {
         "autoencoder",
         "t2i",
         "forcing",
     }
+    stages = read_recipe(find_recipe("tiny"), "x").stages
+    assert [stage.config.stage for stage in stages] == ["autoencoder", "t2i", "forcing"]
 
 
-def test_unknown_preset_is_named(tmp_path):
-    (tmp_path / "a.json").write_text('{"model": "gigantic"}')
-    with pytest.raises(UserError, match="unknown preset 'gigantic'"):
-        read_config(tmp_path / "a.json")
+def test_one_stage_runs_in_the_folder_itself(tmp_path):
+    path = write(tmp_path, {"stage": "t2i", "model": "tiny", "data": "here", "autoencoder": "ae"})
+    recipe = read_recipe(path, tmp_path / "run", ["steps=3"])
+    assert recipe.single
+    assert [(s.name, s.folder, s.config.steps) for s in recipe.stages] == [("t2i", tmp_path / "run", 3)]
+    assert replace(read_config(path), steps=3) == recipe.stages[0].config
+
+
+def test_stages_inherit_and_link(tmp_path):
+    autoencoder, images, forcing = read_recipe(write(tmp_path, THREE), "R").stages
+    assert [s.folder for s in (autoencoder, images, forcing)] == [
+        Path("R/autoencoder"),
+        Path("R/images"),
+        Path("R/forcing"),
+    ]
+    assert [s.config.log.every for s in (autoencoder, images, forcing)] == [7, 5, 5]
+    assert forcing.config.log.validation == "R/data/val"
+    assert [s.config.batch for s in (autoencoder, images, forcing)] == [8, 8, 8]
+    assert images.config.data.sources[0].path == "R/data/train"
+    assert (autoencoder.config.autoencoder, autoencoder.config.init) == ("", "")
+    assert (images.config.autoencoder, images.config.init) == ("R/autoencoder", "")
+    assert (forcing.config.autoencoder, forcing.config.init) == ("R/autoencoder", "R/images")
+    assert forcing.config.model == TINY
+
+
+def test_a_named_source_is_kept(tmp_path):
+    values = {
+        **THREE,
+        "stages": [*THREE["stages"][:2], {"stage": "forcing", "init": "other", "autoencoder": "ae"}],
+    }
+    forcing = read_recipe(write(tmp_path, values), "R").stages[2].config
+    assert (forcing.init, forcing.autoencoder) == ("other", "ae")
+
+
+def test_made_data_has_a_folder_and_a_split(tmp_path):
+    make = read_recipe(write(tmp_path, THREE), "R", ["make.count=32", "make.val.count=4"]).make
+    assert {name: (m.folder, m.split, m.count) for name, m in make.items()} == {
+        "train": ("R/data/train", "train", 32),
+        "val": ("R/data/val", "val", 4),
+    }
+    one = {"stage": "autoencoder", "data": "{run}/data", "make": {"count": 9}}
+    make = read_recipe(write(tmp_path, one), "R", ["make.size=32"]).make
+    assert [(m.folder, m.count, m.size) for m in make.values()] == [("R/data", 9, 32)]
+
+
+def test_assignments_reach_all_stages_or_one(tmp_path):
+    wanted = [
+        "steps=9",
+        "images.steps=2",
+        "forcing.p_d2i=0.1",
+        "forcing.steps=4",
+        "forcing.forcing.p_i2d=0.5",
+    ]
+    stages = read_recipe(write(tmp_path, THREE), "R", wanted).stages
+    assert [s.config.steps for s in stages] == [9, 2, 4]
+    assert [s.config.forcing.p_d2i for s in stages] == [0.1, 0.1, 0.1]
+    assert [s.config.forcing.p_i2d for s in stages] == [0.2, 0.2, 0.5]
+
+
+def test_the_model_can_be_a_preset_with_changes(tmp_path):
+    model = {"preset": "tiny", "sampler": {"steps": 11}}
+    config = read_config(write(tmp_path, {"model": model}))
+    assert config.model == replace(TINY, sampler=replace(TINY.sampler, steps=11))
+    assert (
+        read_recipe(write(tmp_path, {"model": model}), "R", ["model=lowpoly"]).stages[0].config.model
+        == LOWPOLY
+    )
+
+
+def test_a_recipe_changes_another(tmp_path):
+    low = {
+        "model": "tiny",
+        "steps": 5,
+        "data": {"sources": ["a"], "cache": "c"},
+        "optim": {"lr": 0.5, "warmup": 7},
+    }
+    write(tmp_path, low, "low.json")
+    high = {"base": "low.json", "data": "mine", "optim": {"lr": 0.25}, "model": {"sampler": {"steps": 9}}}
+    config = read_config(write(tmp_path, high))
+    assert (config.steps, config.optim.lr, config.optim.warmup) == (5, 0.25, 7)
+    assert ([s.path for s in config.data.sources], config.data.cache) == (["mine"], "c")
+    assert config.model == replace(TINY, sampler=replace(TINY.sampler, steps=9))
+    named = read_recipe(write(tmp_path, {"base": "tiny", "batch": 3}), "R")
+    assert [s.config.batch for s in named.stages] == [3, 3, 3]
+    with pytest.raises(UserError, match="is its own base"):
+        read_config(write(tmp_path, {"base": "a.json"}))
+    with pytest.raises(UserError, match="unknown recipe 'nothing'"):
+        read_config(write(tmp_path, {"base": "nothing"}))
+
+
+@pytest.mark.parametrize(
+    ("values", "assignments", "message"),
+    [
+        ({"model": "gigantic"}, [], "unknown preset 'gigantic'"),
+        ({"stepz": 1}, [], r"unknown key a\.json\.stepz"),
+        ({"stages": []}, [], "right is a list of tables"),
+        ({"stages": [{"name": "A B", "stage": "t2i"}]}, [], "stages\\[0\\] is called 'A B'"),
+        ({"stages": [{"name": "model", "stage": "t2i"}]}, [], "other than model"),
+        ({"stages": [{"stage": "t2i"}, {"stage": "t2i"}]}, [], "two stages are called 't2i'"),
+        ({"stages": [{"name": "x", "stage": "t2i", "optim": {"lrr": 1}}]}, [], r"a\.json:x\.optim\.lrr"),
+        ({"make": {"count": 0}}, [], "make.count is 0"),
+        ({"make": {"train": {"cont": 3}}}, [], r"unknown key make\.train\.cont"),
+        ({"make": 3}, [], "make is '3'"),
+        ([1], [], "holds no table"),
+        ({}, ["optim.lrr=1"], "unknown key optim.lrr"),
+        ({}, ["steps"], "not of the form key=value"),
+        ({}, ["steps=many"], "steps='many' is not a valid int"),
+        ({}, ["make.count=3"], "makes no data"),
+        (THREE, ["stage=t2i"], "this recipe has the stages autoencoder, images, forcing"),
+        (THREE, ["images.stepz=3"], "unknown key images.stepz"),
+    ],
+)  # fmt: skip
+def test_what_is_wrong_is_named(tmp_path, values, assignments, message):
+    with pytest.raises(UserError, match=message):
+        read_recipe(write(tmp_path, values), "R", assignments)
+
+
+def test_a_recipe_of_stages_is_no_single_configuration(tmp_path):
+    with pytest.raises(UserError, match="several stages"):
+        read_config(write(tmp_path, THREE))
+
+
+def test_finding_recipes(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "recipes" / "mine").mkdir(parents=True)
+    path = write(tmp_path / "recipes" / "mine", {}, "first.json")
+    assert find_recipe("mine/first").resolve() == path
+    assert recipe_name(path) == "mine-first"
+    assert recipe_name(tmp_path / "recipes" / "tiny.json") == "tiny"
+    with pytest.raises(UserError, match="mine holds several recipes; name one: mine/first"):
+        find_recipe("mine")
+    with pytest.raises(
+        UserError, match=r"unknown recipe 'nothing'; known: .*lowpoly/forcing.*mine/first.*tiny"
+    ):
+        find_recipe("nothing")
+
+
+def test_reading_a_recipe_imports_no_torch():
+    code = (
+        "from modality_forcing.training.recipes import *; read_recipe(find_recipe('tiny'), 'x')\n"
+        "import sys; assert 'torch' not in sys.modules"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=False, timeout=60
+    )
+    assert done.returncode == 0, done.stderr

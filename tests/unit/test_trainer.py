@@ -1,11 +1,9 @@
-"""The training loop at toy size: every stage, resuming to the bit, crashes, bad steps, refusals."""
+"""The training loop at toy size in one process: every stage, resuming to the bit, bad steps, refusals."""
 
 from __future__ import annotations
 
-import contextlib
 import json
 import os
-import shutil
 import signal
 from dataclasses import replace
 from pathlib import Path
@@ -14,11 +12,22 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from modality_forcing.config import ForcingConfig, OptimConfig, TrainConfig, from_dict
+from modality_forcing.config import (
+    CheckpointConfig,
+    DataConfig,
+    ForcingConfig,
+    LogConfig,
+    OptimConfig,
+    ParallelConfig,
+    SourceConfig,
+    TrainConfig,
+    from_dict,
+)
 from modality_forcing.errors import UserError
 from modality_forcing.presets import TINY
 from modality_forcing.training import state
-from modality_forcing.training.trainer import MAX_BAD_STEPS, Trainer, finish_autoencoder
+from modality_forcing.training.encoding import load_autoencoder
+from modality_forcing.training.trainer import Trainer, finish_autoencoder, load_weights
 
 STAGES = ["autoencoder", "t2i", "forcing"]
 
@@ -31,10 +40,11 @@ def _restore_threads():
 
 
 @pytest.fixture(scope="module")
-def base(small_cache) -> TrainConfig:
+def base(small_shards) -> TrainConfig:
     return TrainConfig(
-        stage="autoencoder", steps=4, batch=4, image_size=32, data=str(small_cache), threads=1, log_every=1,
-        save_every=100, model=TINY, optim=OptimConfig(warmup=1, decay=0.0, lr=3e-3),
+        stage="autoencoder", steps=4, batch=4, image_size=32, threads=1, model=TINY,
+        data=DataConfig(sources=(SourceConfig(str(small_shards)),)), log=LogConfig(every=1),
+        checkpoint=CheckpointConfig(every=100), optim=OptimConfig(warmup=1, decay=0.0, lr=3e-3),
     )  # fmt: skip
 
 
@@ -56,17 +66,22 @@ def configs(base, tmp_path_factory) -> dict[str, TrainConfig]:
 
 def everything(trainer: Trainer) -> dict[str, torch.Tensor]:
     """Weights, averages and optimizer state."""
-    tensors = {f"model.{k}": v.detach().clone() for k, v in trainer.model.state_dict().items()}
-    tensors |= {f"ema.{k}": v.clone() for k, v in trainer.ema.shadow.items()}
+    tensors = {f"model.{name}": value for name, value in trainer.model.state_dict().items()}
+    tensors |= {f"ema.{name}": value for name, value in trainer.ema.shadow.items()}
     for number, optimizer in enumerate(trainer.optimizers):
-        for index, entry in optimizer.state_dict()["state"].items():
-            tensors |= {f"{number}.{index}.{k}": torch.as_tensor(v).clone() for k, v in entry.items()}
-    return tensors
+        for index, entry in enumerate(optimizer.state.values()):
+            tensors |= {f"{number}.{index}.{name}": value for name, value in entry.items()}
+    return {name: tensor.detach().clone() for name, tensor in tensors.items()}
 
 
 def differing(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> list[str]:
     assert a.keys() == b.keys()
     return [name for name in a if not torch.equal(a[name], b[name])]
+
+
+def measured(trainer: Trainer, step: int = 0):
+    """The losses of a step, without training."""
+    return trainer.losses(trainer.loader.load(step), step)
 
 
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
@@ -91,41 +106,78 @@ def test_a_resumed_run_is_the_uninterrupted_one_to_the_bit(stage, precision, con
 @pytest.mark.parametrize("stage", STAGES)
 def test_the_loss_falls_on_one_batch(stage, configs, tmp_path):
     """Twelve samples in one batch; the same noise before and after."""
-    config = replace(configs[stage], batch=12, steps=1000, precision="fp32")
+    config = replace(configs[stage], batch=12, steps=1000, precision="fp32", remember=True)
     trainer = Trainer(config, tmp_path)
-    with torch.no_grad():
-        before = trainer.losses(0)["loss"].item()
+    before = measured(trainer).loss
     for _ in range(25):
         trainer.train_step()
-    with torch.no_grad():
-        after = trainer.losses(0)["loss"].item()
-    assert after < 0.8 * before
+    assert measured(trainer).loss < 0.8 * before
 
 
 @pytest.mark.parametrize("stage", STAGES)
 def test_a_stage_runs_and_leaves_a_run_folder(stage, configs, tmp_path):
     run = tmp_path / "run"
-    rows = []
-    last = Trainer(configs[stage], run).run(rows.append)
+    rows, calls = [], []
+    trainer = Trainer(configs[stage], run)
+    last = trainer.run(rows.append, [lambda trainer, step: calls.append((trainer.step, step))])
     assert last == state.latest(run) == run / "checkpoints" / "step_00000004"
     assert from_dict(TrainConfig, json.loads((run / "config.json").read_text())) == configs[stage]
-    logged = [json.loads(line) for line in (run / "log.jsonl").read_text().splitlines()]
-    assert [row["step"] for row in logged] == [1, 2, 3, 4]
-    assert logged == rows
-    assert all(row["loss"] > 0 and row["lr"] == pytest.approx(3e-3) for row in rows[:3])
-    saved = load_file(last / "model.safetensors")
+    assert [row["step"] for row in rows] == [1, 2, 3, 4]
+    assert calls == [(1, 1), (2, 2), (3, 3), (4, 4)]
+    assert all(row["loss"] > 0 and row["lr"] == pytest.approx(3e-3) for row in rows)
+    names = {"grad_norm", "samples_per_s", "tokens_per_s", "eta_s", "skipped", "bad_samples", "seconds"}
+    assert all(names <= row.keys() for row in rows)
+    assert rows[-1]["eta_s"] == 0
+    own = {
+        "autoencoder": {"l1", "psnr"},
+        "t2i": {"rgb"},
+        "forcing": {"rgb", "depth", "rgb_joint", "depth_i2d"},
+    }
+    assert own[stage] <= {name for row in rows for name in row}
+    assert ("rgb_shift" in rows[0]) == (stage == "forcing")
+    saved = load_file(last / state.EMA_FILE)
+    assert saved.keys() == dict(trainer.model.named_parameters()).keys()
     assert all(torch.isfinite(value).all() for value in saved.values())
+    # Nothing of it is a pickle.
+    assert {path.suffix for path in last.rglob("*") if path.is_file()} == {".safetensors", ".json"}
+
+
+def test_rows_are_means_over_what_counted_since_the_last_one(configs, tmp_path):
+    config = replace(configs["forcing"], log=LogConfig(every=4), precision="fp32")
+    single = Trainer(config, tmp_path / "a")
+    steps = [single.train_step() for _ in range(4)]
+    rows = []
+    Trainer(config, tmp_path / "b").run(rows.append)
+    (row,) = rows
+    assert row["loss"] == pytest.approx(sum(step.loss for step in steps) / 4)
+    for name in ("rgb", "depth_joint", "depth_i2d"):
+        total = sum(step.sums[name] for step in steps) / sum(step.counts[name] for step in steps)
+        assert row[name] == pytest.approx(total)
+    for name in ("rgb", "depth"):
+        parts = [f"{name}_{task}" for task in ("joint", "i2d", "d2i")]
+        assert sum(steps[0].sums[part] for part in parts) == pytest.approx(steps[0].sums[name])
+        assert sum(steps[0].counts[part] for part in parts) == pytest.approx(steps[0].counts[name])
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_micro_batches_change_nothing(stage, configs, tmp_path):
+    config = replace(configs[stage], precision="fp32", crop=16 if stage == "autoencoder" else 0)
+    whole = Trainer(config, tmp_path / "whole")
+    split = Trainer(replace(config, parallel=ParallelConfig(accumulate=4)), tmp_path / "split")
+    for _ in range(3):
+        one, four = whole.train_step(), split.train_step()
+        assert four.loss == pytest.approx(one.loss, rel=1e-5)
+        assert four.grad_norm == pytest.approx(one.grad_norm, rel=1e-4)
+        assert four.means == pytest.approx(one.means, rel=1e-4)
 
 
 def test_latent_statistics_are_measured(configs):
     """With them the latents of the data have mean 0 and variance 1."""
-    from modality_forcing.training.trainer import load_autoencoder
-
     config = configs["t2i"]
     model = load_autoencoder(Path(config.autoencoder), config)
     trainer = Trainer(configs["autoencoder"], Path(config.autoencoder), resume=True)
     with torch.no_grad():
-        latents = torch.cat([model.encode(trainer.loader.load(step).images) for step in range(3)])
+        latents = torch.cat([model.encode(trainer.loader.load(step)[0].images) for step in range(3)])
     torch.testing.assert_close(latents.mean(dim=(0, 2, 3)), torch.zeros(32), atol=1e-4, rtol=0)
     variance = latents.var(dim=(0, 2, 3), correction=0)
     # The eps of the normalisation (1e-4) shows where a channel hardly varies.
@@ -135,127 +187,110 @@ def test_latent_statistics_are_measured(configs):
 
 def test_only_measured_depth_matters(configs, tmp_path):
     trainer = Trainer(configs["forcing"], tmp_path)
-    load = trainer.loader.load
-
-    def corrupted(step: int, kinds: tuple[str, ...] = ()):
-        batch = load(step, kinds)
+    batches = trainer.loader.load(0)
+    plain = trainer.losses(batches, 0)
+    for batch in batches:
         assert (~batch.measured).any()
         batch.depth = torch.where(batch.measured, batch.depth, 1e6)
-        return batch
-
-    with torch.no_grad():
-        plain = trainer.losses(0)
-        trainer.loader.load = corrupted
-        changed = trainer.losses(0)
-    assert plain["depth"] > 0
-    assert all(torch.equal(plain[name], changed[name]) for name in plain)
+    changed = trainer.losses(batches, 0)
+    assert plain.means["depth"] > 0
+    assert plain == changed
 
 
 @pytest.mark.parametrize(("forcing", "silent"), [({"p_i2d": 1.0, "p_d2i": 0.0}, "rgb"),
                                                  ({"p_i2d": 0.0, "p_d2i": 1.0}, "depth")])  # fmt: skip
-def test_a_given_modality_is_not_in_the_loss(forcing, silent, configs, tmp_path):
+def test_a_given_modality_is_exactly_clean_and_not_in_the_loss(forcing, silent, configs, tmp_path):
     config = replace(configs["forcing"], forcing=ForcingConfig(**forcing), precision="fp32")
-    losses = Trainer(config, tmp_path).losses(0)
+    trainer = Trainer(config, tmp_path)
+    numbers = measured(trainer)
     other = {"rgb": "depth", "depth": "rgb"}[silent]
-    assert losses[silent] == 0
-    assert losses[other] > 0
-    assert torch.equal(losses["loss"].detach(), losses[other])
-    assert (losses["i2d_mae"] > 0) == (silent == "rgb")
+    assert numbers.counts[silent] == 0
+    assert numbers.loss == pytest.approx(numbers.means[other])
+    assert ("i2d_mae" in numbers.means) == (silent == "rgb")
+    work = trainer.stage.prepare(trainer.loader.load(0)[0], 0)
+    if silent == "rgb":
+        assert torch.equal(work.rgb_t, work.rgb0)
+    else:
+        assert torch.equal(work.depth_t[work.valid], work.depth0[work.valid])
+
+
+def test_a_sample_without_depth_trains_the_image_alone(configs, tmp_path):
+    """Its depth is pure noise and says so: level 1. It is never asked for depth, nor to follow it."""
+    config = replace(configs["forcing"], forcing=ForcingConfig(p_i2d=0.5, p_d2i=0.5), precision="fp32")
+    trainer = Trainer(config, tmp_path)
+    batches = trainer.loader.load(0)
+    for batch in batches:
+        batch.measured[:2] = False
+    work = trainer.stage.prepare(batches[0], 0)
+    assert (work.t_depth[:2] == 1).all()
+    assert (work.t_rgb[:2] > 0).all()
+    assert torch.equal(work.depth_t[:2], work.depth_noise[:2])
+    assert work.tasks["joint"].tolist() == [True, True, False, False]
+    assert work.counts["depth"][:2].tolist() == [0, 0]
+    assert trainer.losses(batches, 0).means["rgb"] > 0
 
 
 def test_self_distillation_adds_the_teacher(configs, tmp_path):
     forcing = ForcingConfig(distill_high=1.0, distill_low=0.1)
     trainer = Trainer(replace(configs["forcing"], forcing=forcing, precision="fp32"), tmp_path)
-    with torch.no_grad():
-        losses = trainer.losses(0)
-    assert losses["distill"] > 0
-    torch.testing.assert_close(losses["loss"], losses["rgb"] + losses["depth"] + losses["distill"])
-    teacher = {k: v.clone() for k, v in trainer.teacher.state_dict().items()}
+    numbers = measured(trainer)
+    means = numbers.means
+    assert means["distill"] > 0
+    assert numbers.loss == pytest.approx(means["rgb"] + means["depth"] + means["distill"])
+    teacher = trainer.stage.teach.model
+    before = {k: v.clone() for k, v in teacher.state_dict().items()}
     trainer.train_step()
-    assert not differing(dict(trainer.teacher.state_dict()), teacher)
+    assert not differing(dict(teacher.state_dict()), before)
+    assert not any(p.requires_grad for p in teacher.parameters())
+
+
+def test_a_frozen_image_model_is_its_own_teacher(configs, tmp_path):
+    """No second copy: the student without its depth stream is the text-to-image model, to the bit."""
+    rgb = tuple(name.split(".")[0] for name in load_weights(configs["forcing"].init))
+    freeze = tuple(sorted({"rgb_double_blocks" if name == "double_blocks" else name for name in rgb}))
+    forcing = ForcingConfig(distill_high=1.0, distill_low=0.1)
+    own = Trainer(
+        replace(configs["forcing"], forcing=forcing, freeze=freeze, precision="fp32"), tmp_path / "a"
+    )
+    copy = Trainer(replace(configs["forcing"], forcing=forcing, precision="fp32"), tmp_path / "b")
+    assert not hasattr(own.stage.teach, "model")
+    own.train_step()
+    work = own.stage.prepare(own.loader.load(1)[0], 1)
+    assert torch.equal(own.stage.teach(own.model, work), copy.stage.teach(copy.model, work))
 
 
 def test_text_is_dropped_to_the_empty_prompt(configs, tmp_path):
     config = replace(configs["t2i"], forcing=ForcingConfig(text_dropout=1.0))
-    text = Trainer(config, tmp_path).text
-    tokens = text(["a red ball", "a blue house"], torch.Generator().manual_seed(0))
-    assert torch.equal(tokens, text.encode(["", ""]))
+    trainer = Trainer(config, tmp_path)
+    text = trainer.stage.prepare(trainer.loader.load(0)[0], 0).text
+    assert torch.equal(text, trainer.encoders.empty_text.expand_as(text))
 
 
-class Crash(BaseException):
-    """The process dies here: nothing but the operating system runs afterwards."""
+def test_text_dropout_is_as_often_as_asked_for(configs, tmp_path):
+    config = replace(configs["t2i"], batch=12, forcing=ForcingConfig(text_dropout=0.25), remember=True)
+    trainer = Trainer(config, tmp_path)
+    batch = trainer.loader.load(0)[0]
+    texts = torch.cat([trainer.stage.text(batch, step) for step in range(60)])
+    dropped = (texts == trainer.encoders.empty_text).flatten(1).all(dim=1).float().mean()
+    assert dropped == pytest.approx(0.25, abs=0.06)
 
 
-def whole(folder: Path) -> bool:
-    names = {"model.safetensors", "ema.safetensors", "optimizer_0.safetensors", "state.json"}
-    return names <= {path.name for path in folder.iterdir()}
-
-
-@pytest.mark.parametrize("survived", [0, 1, 2])
-def test_a_crash_while_saving_leaves_the_older_checkpoint(survived, configs, tmp_path, monkeypatch):
-    trainer = Trainer(configs["autoencoder"], tmp_path)
+def test_averaged_weights_stand_in(configs, tmp_path):
+    trainer = Trainer(configs["t2i"], tmp_path)
     trainer.train_step()
-    trainer.save()
-    trainer.train_step()
-    calls = []
-
-    def dying(tensors, path):
-        calls.append(path)
-        Path(path).write_bytes(b"half")
-        if len(calls) > survived:
-            raise Crash
-
-    with monkeypatch.context() as patch:
-        patch.setattr(state, "save_file", dying)
-        with pytest.raises(Crash):
-            trainer.save()
-    assert state.list_steps(tmp_path) == [1]
-    assert Trainer(configs["autoencoder"], tmp_path, resume=True).step == 1
-    trainer.save()
-    assert state.list_steps(tmp_path) == [1, 2]
-    assert Trainer(configs["autoencoder"], tmp_path, resume=True).step == 2
+    before = everything(trainer)
+    with trainer.averaged():
+        inside = {name: p.detach().clone() for name, p in trainer.model.named_parameters()}
+        assert all(torch.equal(value, before[f"ema.{name}"]) for name, value in inside.items())
+    assert not differing(everything(trainer), before)
 
 
-def dying_rmtree(path, *args, **kwargs) -> None:
-    """Removes one file of a folder, then the process dies."""
-    files = sorted(Path(path).glob("*.safetensors"))
-    if files:
-        files[0].unlink()
-        raise Crash
-
-
-def test_a_crash_while_dropping_an_old_checkpoint_leaves_no_half_one(configs, tmp_path, monkeypatch):
-    trainer = Trainer(replace(configs["autoencoder"], keep=1), tmp_path)
-    trainer.train_step()
-    trainer.save()
-    trainer.train_step()
-    with monkeypatch.context() as patch:
-        patch.setattr(shutil, "rmtree", dying_rmtree)
-        with pytest.raises(Crash):
-            trainer.save()
-    assert all(whole(tmp_path / "checkpoints" / f"step_{step:08d}") for step in state.list_steps(tmp_path))
-    assert Trainer(configs["autoencoder"], tmp_path, resume=True).step == 2
-
-
-def test_saving_a_step_again_never_endangers_it(configs, tmp_path, monkeypatch):
-    """A run whose last step is also a multiple of save_every saves it twice."""
-    trainer = Trainer(configs["autoencoder"], tmp_path)
-    trainer.train_step()
-    trainer.save()
-    for broken in ("rmtree", "rename"):
-        with monkeypatch.context() as patch, contextlib.suppress(Crash):
-            if broken == "rmtree":
-                patch.setattr(shutil, "rmtree", dying_rmtree)
-            else:
-                patch.setattr(Path, "rename", lambda *args: (_ for _ in ()).throw(Crash))
-            trainer.save()
-        assert state.list_steps(tmp_path) == [1]
-        assert whole(state.latest(tmp_path))
-
-
-def test_old_checkpoints_go(configs, tmp_path):
-    Trainer(replace(configs["autoencoder"], save_every=1, keep=2), tmp_path).run()
-    assert state.list_steps(tmp_path) == [3, 4]
+def test_how_far_depth_tokens_move_the_image_is_measured(configs, tmp_path):
+    trainer = Trainer(configs["forcing"], tmp_path)
+    shift = trainer.rgb_shift()
+    assert 0 < shift < 1
+    grown, source = trainer.model.state_dict(), load_weights(configs["forcing"].init)
+    assert all(torch.equal(grown[name], value) for name, value in source.items())
 
 
 @pytest.mark.parametrize("where", ["loss", "gradient"])
@@ -263,54 +298,64 @@ def test_a_step_that_is_not_finite_changes_nothing_but_is_counted(where, configs
     trainer = Trainer(configs["autoencoder"], tmp_path)
     trainer.train_step()
     before = everything(trainer)
-    losses = trainer.losses
+    terms = trainer.stage.terms
 
-    def poisoned(step: int):
-        out = losses(step)
-        weight = next(trainer.model.parameters()).sum()
+    def poisoned(model, work):
+        out = terms(model, work)
+        weight = next(model.parameters()).sum()
         # The second has the value 0 and no gradient there.
         poison = weight * float("nan") if where == "loss" else (weight - weight.detach()).abs().sqrt()
-        return out | {"loss": out["loss"] + poison}
+        return out | {"l1": out["l1"] + poison}
 
     with monkeypatch.context() as patch:
-        patch.setattr(trainer, "losses", poisoned)
-        trainer.train_step()
-        trainer.train_step()
+        patch.setattr(trainer.stage, "terms", poisoned)
+        assert trainer.train_step().skipped
+        assert trainer.train_step().skipped
     assert not differing(everything(trainer), before)
-    assert (trainer.step, trainer.bad_steps) == (3, 2)
-    trainer.train_step()
-    assert trainer.bad_steps == 0
+    assert (trainer.step, trainer.skipped, trainer.bad_in_a_row) == (3, 2, 2)
+    assert not trainer.train_step().skipped
+    assert (trainer.skipped, trainer.bad_in_a_row) == (2, 0)
     assert differing(everything(trainer), before)
     assert all(torch.isfinite(value).all() for value in everything(trainer).values())
 
 
-def test_too_many_bad_steps_stop_the_run_and_name_the_samples(configs, tmp_path, monkeypatch):
-    trainer = Trainer(replace(configs["autoencoder"], steps=100), tmp_path)
-    monkeypatch.setattr(
-        trainer, "losses", lambda step: {"loss": next(trainer.model.parameters()).sum() * float("nan")}
-    )
-    samples = trainer.loader.indices(MAX_BAD_STEPS - 1).tolist()
+@pytest.mark.parametrize("where", ["one sample", "gradient"])
+def test_too_many_bad_steps_stop_the_run_and_name_the_samples(where, configs, tmp_path, monkeypatch):
+    optim = replace(configs["autoencoder"].optim, max_bad_steps=3)
+    trainer = Trainer(replace(configs["autoencoder"], steps=100, optim=optim), tmp_path)
+    terms = trainer.stage.terms
+
+    def poisoned(model, work):
+        out = terms(model, work)
+        weight = next(model.parameters()).sum()
+        if where == "gradient":
+            return out | {"l1": out["l1"] + (weight - weight.detach()).abs().sqrt()}
+        spoilt = torch.tensor([slot == 1 for slot in work.batch.slots])
+        return out | {"l1": torch.where(spoilt, float("nan"), out["l1"])}
+
+    monkeypatch.setattr(trainer.stage, "terms", poisoned)
     with pytest.raises(RuntimeError) as error:
         trainer.run()
-    assert str(samples) in str(error.value)
-    assert f"step {MAX_BAD_STEPS - 1}" in str(error.value)
+    text = str(error.value)
+    assert "3 non-finite steps in a row, the last at step 2" in text
+    ids = [trainer.loader.load(step)[0].ids for step in range(3)]
+    named = {sample for sample in [sample for step in ids for sample in step] if sample in text}
+    assert named == ({step[1] for step in ids} if where == "one sample" else set(ids[2]))
     assert not state.list_steps(tmp_path)  # nothing broken is saved
 
 
 def test_a_bad_step_does_not_spoil_the_log(configs, tmp_path, monkeypatch):
-    trainer = Trainer(replace(configs["autoencoder"], log_every=4), tmp_path)
-    losses = trainer.losses
-    monkeypatch.setattr(
-        trainer, "losses",
-        lambda step: losses(step) if step != 1 else {k: v * float("nan") for k, v in losses(step).items()},
-    )  # fmt: skip
-    trainer.run()
+    trainer = Trainer(replace(configs["autoencoder"], log=LogConfig(every=4)), tmp_path)
+    terms = trainer.stage.terms
 
-    def refuse(constant: str) -> None:
-        raise AssertionError(f"{constant} is not JSON")
+    def poisoned(model, work):
+        return {k: v * (float("nan") if trainer.step == 1 else 1.0) for k, v in terms(model, work).items()}
 
-    (line,) = (tmp_path / "log.jsonl").read_text().splitlines()
-    row = json.loads(line, parse_constant=refuse)
+    monkeypatch.setattr(trainer.stage, "terms", poisoned)
+    rows = []
+    trainer.run(rows.append)
+    (row,) = rows
+    json.dumps(row, allow_nan=False)
     assert row["loss"] > 0
     assert row["skipped"] == 1
 
@@ -328,17 +373,29 @@ def test_an_existing_run_is_not_overwritten(configs, tmp_path):
 def test_a_run_without_a_checkpoint_yet_is_not_overwritten(configs, tmp_path):
     """Another process may be at it."""
     (tmp_path / "config.json").write_text("{}")
-    (tmp_path / "log.jsonl").write_text("")
     with pytest.raises(UserError, match="already holds a run"):
         Trainer(configs["autoencoder"], tmp_path)
 
 
-def test_sigterm_finishes_the_step_and_saves(configs, tmp_path):
-    before = signal.getsignal(signal.SIGTERM)
+def test_two_runs_do_not_share_a_folder(configs, tmp_path):
+    config = configs["autoencoder"]
+    second = Trainer(config, tmp_path)
+
+    def intrude(trainer: Trainer, step: int) -> None:
+        with pytest.raises(UserError, match="another process trains"):
+            second.run()
+
+    Trainer(config, tmp_path).run(callbacks=[intrude])
+    second.run()  # and now it may
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_finishes_the_step_and_saves(number, configs, tmp_path):
+    before = signal.getsignal(number)
     trainer = Trainer(replace(configs["autoencoder"], steps=50), tmp_path)
-    trainer.run(lambda row: os.kill(os.getpid(), signal.SIGTERM) if row["step"] == 2 else None)
+    trainer.run(lambda row: os.kill(os.getpid(), number) if row["step"] == 2 else None)
     assert state.list_steps(tmp_path) == [2]
-    assert signal.getsignal(signal.SIGTERM) is before
+    assert signal.getsignal(number) is before
 
 
 @pytest.mark.parametrize(
@@ -346,12 +403,19 @@ def test_sigterm_finishes_the_step_and_saves(configs, tmp_path):
     [
         ({"autoencoder": ""}, "autoencoder=FOLDER"),
         ({"autoencoder": "nowhere"}, "finish the autoencoder run first"),
-        ({"init": "nowhere"}, "no checkpoint"),
-        ({"data": "nowhere"}, "no finished chunk"),
-        ({"optim": OptimConfig(optimizer="sgd")}, "sgd"),
+        ({"init": "./nowhere"}, "no checkpoint"),
+        ({"data": DataConfig.from_text("nowhere")}, "nowhere"),
+        ({"freeze": ("wings",)}, "wings"),
         ({"init": "", "forcing": ForcingConfig(distill_high=1.0)}, "distill"),
+        ({"parallel": ParallelConfig(replicate=2)}, "number of processes, 1; start 2 with torchrun"),
+        ({"parallel": ParallelConfig(shard=4)}, "number of processes, 1; start 4 with torchrun"),
+        ({"parallel": ParallelConfig(shard=1)}, None),
     ],
 )
 def test_what_cannot_work_is_said_before_training(changes, message, configs, tmp_path):
+    config = replace(configs["forcing"], **changes)
+    if message is None:
+        Trainer(config, tmp_path)
+        return
     with pytest.raises(UserError, match=message):
-        Trainer(replace(configs["forcing"], **changes), tmp_path)
+        Trainer(config, tmp_path)

@@ -11,7 +11,8 @@ import typer
 
 from modality_forcing import __version__
 from modality_forcing.cli import convert, d2i, data, doctor, i2d, joint, models, train
-from modality_forcing.errors import OutOfMemoryError, UserError
+from modality_forcing.cli import eval as evaluate
+from modality_forcing.errors import OutOfMemoryError, TrainingError, UserError
 
 EXIT_FAILED, EXIT_BAD_INPUT, EXIT_INTERRUPTED = 1, 2, 130
 LONGEST_MESSAGE = 600  # characters: a file name may be thousands long
@@ -42,6 +43,7 @@ app.command("train")(train.train)
 app.command("convert")(convert.convert)
 app.command("models")(models.models)
 app.add_typer(data.app, name="data")
+app.add_typer(evaluate.app, name="eval")
 app.command("doctor")(doctor.doctor)
 
 
@@ -71,7 +73,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return _fail(error.format_message(), EXIT_BAD_INPUT)
     except UserError as error:
         return _fail(str(error), EXIT_BAD_INPUT)
-    except OutOfMemoryError as error:
+    except (OutOfMemoryError, TrainingError) as error:
         return _fail(str(error), EXIT_FAILED)
     except MemoryError:
         return _fail("this machine's memory is full; lower --size, --num-images or --max-points", EXIT_FAILED)

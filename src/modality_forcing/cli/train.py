@@ -1,8 +1,8 @@
-"""``mf train``: one stage of training from a recipe."""
+"""``mf train``: a recipe of one stage or of several, from its data to a model."""
 
 from __future__ import annotations
 
-from pathlib import Path
+import os
 from typing import Annotated
 
 import typer
@@ -10,82 +10,60 @@ import typer
 
 def train(
     recipe: Annotated[
-        str, typer.Argument(metavar="RECIPE", help="A .json file, or a name such as lowpoly/forcing.")
+        str, typer.Argument(metavar="RECIPE", help="A .json file, or a name such as tiny or lowpoly/forcing.")
     ],
     assignments: Annotated[
         list[str] | None,
         typer.Argument(
-            metavar="[KEY=VALUE]...", help="Change a setting, for example steps=100 optim.lr=1e-4."
+            metavar="[KEY=VALUE]...",
+            help="Change a setting (steps=100 optim.lr=1e-4), or one stage's (t2i.steps=100).",
         ),
     ] = None,
     out: Annotated[
         str, typer.Option("--out", "-o", metavar="FOLDER", help="The run.", show_default="runs/RECIPE")
     ] = "",
     resume: Annotated[bool, typer.Option("--resume", help="Go on where the run in FOLDER stopped.")] = False,
+    dry_run: Annotated[
+        bool,
+        typer.Option(
+            "--dry-run",
+            help="Train nothing; print the settings (JSON, a recipe), and on stderr sizes, memory and cost.",
+        ),
+    ] = False,
 ) -> None:
-    """Train one stage: autoencoder, text to image, or modality forcing."""
+    """Train a model: autoencoder, text to image, modality forcing, or all of them in a row."""
     from modality_forcing.cli.inputs import writable_folder
-    from modality_forcing.cli.output import notice, progress
-    from modality_forcing.config import override
+    from modality_forcing.training.preflight import check_folder, check_settings, missing
+    from modality_forcing.training.recipes import Recipe, find_recipe, read_recipe, recipe_name
 
-    path = find_recipe(recipe)
-    folder = writable_folder(out or f"runs/{recipe_name(path)}")
-    from modality_forcing.training.trainer import Trainer, finish_autoencoder, read_config
+    def prepare() -> Recipe:
+        path = find_recipe(recipe)
+        run = writable_folder(out or f"runs/{recipe_name(path)}")
+        found = read_recipe(path, run, assignments or [])
+        check_settings(found)
+        return found
 
-    config = override(read_config(path), assignments or [])
-    trainer = Trainer(config, folder, resume=resume)
-    if trainer.step >= config.steps:
-        notice(f"{folder} has already {trainer.step} of {config.steps} steps")
+    if dry_run:
+        from modality_forcing.cli.train_plan import show_plan
 
-    with progress() as bars:
-        bar = bars.add_task("training", total=config.steps, completed=trainer.step)
+        show_plan(prepare())
+        return
 
-        def report(row: dict[str, float]) -> None:
-            text = " ".join(f"{key} {value:.4g}" for key, value in row.items())
-            bars.update(bar, completed=row["step"], description=f"loss {row['loss']:.4f}")
-            if bars.disable:
-                print(text, flush=True)
+    def ready() -> Recipe:
+        from modality_forcing.errors import UserError
 
-        last = trainer.run(report)
-        finished = trainer.step >= config.steps
-        if finished and config.stage == "autoencoder":
-            bars.update(bar, description="measuring the latents", total=None)
-            finish_autoencoder(config, folder)
-    print(last)
-    if not finished:
-        notice(f"stopped at step {trainer.step} of {config.steps}; the same command with --resume goes on")
-        raise typer.Exit(130)
+        found = prepare()
+        check_folder(found, resume=resume)
+        lacking = missing(found)
+        if lacking:
+            raise UserError("; ".join(lacking))
+        return found
 
+    # Wrong input is refused before torch is imported. Processes of torchrun must agree about it first.
+    connected = "RANK" in os.environ and "WORLD_SIZE" in os.environ
+    plan = None if connected else ready()
+    from modality_forcing.cli.train_run import agreed, check_mesh, run_recipe
 
-def recipe_folders() -> list[Path]:
-    """Where named recipes are looked for: here, in the installed package, in a source checkout."""
-    package = Path(__file__).resolve().parents[1]
-    return [Path("recipes"), package / "recipes", package.parents[1] / "recipes"]
-
-
-def find_recipe(text: str) -> Path:
-    """A recipe by path or by name.
-
-    Raises:
-        UserError: there is none; the message lists the known names.
-    """
-    from modality_forcing.errors import UserError
-    from modality_forcing.io.checks import existing_file
-
-    if text.endswith(".json") or Path(text).is_file():
-        return existing_file(text, "recipe")
-    for folder in recipe_folders():
-        if (folder / f"{text}.json").is_file():
-            return folder / f"{text}.json"
-    known = {
-        path.relative_to(folder).with_suffix("").as_posix()
-        for folder in recipe_folders()
-        for path in folder.rglob("*.json")
-    }
-    raise UserError(f"unknown recipe {text[:80]!r}; known: {', '.join(sorted(known)) or 'none here'}")
-
-
-def recipe_name(path: Path) -> str:
-    """recipes/lowpoly/forcing.json -> "lowpoly-forcing"; any/where.json -> "where"."""
-    inside = path.parent.name if path.parent.parent.name == "recipes" else ""
-    return f"{inside}-{path.stem}" if inside else path.stem
+    code = run_recipe(agreed(lambda: check_mesh(plan or ready())), resume=resume)
+    if code:
+        raise typer.Exit(code)

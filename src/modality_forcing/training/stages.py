@@ -1,151 +1,312 @@
-"""The stages as losses on a batch: autoencoder, text-to-image, modality forcing (spec sections 2, 4)."""
+"""The stages as losses on a micro-batch: autoencoder, text-to-image, modality forcing (spec sections 2, 4).
+
+A stage works in two parts. ``prepare`` draws what is random and counts what will count; the counts of all
+micro-batches on all processes are summed before the first backward pass. ``terms`` asks the model. So the
+gradient is that of sum / count over the whole batch however it is split.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
 from modality_forcing.codecs.depth import encode_depth, fill_missing
 from modality_forcing.codecs.positions import depth_ids, image_ids, text_ids
-from modality_forcing.config import FlowConfig, TrainConfig
+from modality_forcing.config import TrainConfig
 from modality_forcing.flow.noise_levels import LogitNormal, PlateauLogitNormal, TaskMix
-from modality_forcing.flow.path import interpolate
-from modality_forcing.losses import SumCount, distillation_loss, mean, velocity_loss, x0_loss
+from modality_forcing.flow.path import expand_level, interpolate
+from modality_forcing.losses import SumCount, distillation_loss, velocity_loss, x0_loss
 from modality_forcing.model.autoencoder import Autoencoder
-from modality_forcing.model.transformer import Transformer
+from modality_forcing.model.layers import rope_table
+from modality_forcing.training import randomness
 from modality_forcing.training.data import Batch
-from modality_forcing.training.memory import Remembered
+from modality_forcing.training.encoding import Encoders
+from modality_forcing.training.randomness import generator_for, noise_for
 
-Losses = dict[str, Tensor]
-"""Named losses; "loss" is the one to minimise."""
+Teach = Callable[[nn.Module, "Noisy"], Tensor]
+"""The text-to-image model's answer to a noisy image: (student, input) -> (b, N, C)."""
 
 
-def autoencoder_loss(
-    model: Autoencoder, batch: Batch, config: TrainConfig, generator: torch.Generator
-) -> Losses:
+@dataclass
+class Noisy:
+    """One micro-batch made ready.
+
+    Attributes:
+        batch: where it came from.
+        counts: per loss term, how much of each sample counts, (b,).
+        tasks: which samples do what, bool (b,): shown apart in the log.
+        tokens: tokens per sample that the model sees.
+        rgb0, rgb_noise, rgb_t, t_rgb: clean, noise, mixed (b, N, C), and level (b,).
+        depth0, depth_noise, depth_t, t_depth, valid: the same of depth; ``valid`` (b, N, P) bool.
+        text: (b, T, width).
+        rope: rotations of text, image [and depth].
+        image_rope: rotations of text and image alone.
+    """
+
+    batch: Batch
+    counts: dict[str, Tensor]
+    tasks: dict[str, Tensor] = field(default_factory=dict)
+    tokens: int = 0
+    rgb0: Tensor = field(default_factory=lambda: torch.zeros(0))
+    rgb_noise: Tensor = field(default_factory=lambda: torch.zeros(0))
+    rgb_t: Tensor = field(default_factory=lambda: torch.zeros(0))
+    t_rgb: Tensor = field(default_factory=lambda: torch.zeros(0))
+    depth0: Tensor = field(default_factory=lambda: torch.zeros(0))
+    depth_noise: Tensor = field(default_factory=lambda: torch.zeros(0))
+    depth_t: Tensor = field(default_factory=lambda: torch.zeros(0))
+    t_depth: Tensor = field(default_factory=lambda: torch.zeros(0))
+    valid: Tensor = field(default_factory=lambda: torch.zeros(0))
+    text: Tensor = field(default_factory=lambda: torch.zeros(0))
+    rope: Tensor = field(default_factory=lambda: torch.zeros(0))
+    image_rope: Tensor = field(default_factory=lambda: torch.zeros(0))
+
+
+class Stage(ABC):
+    """What a stage asks for and how its answer is judged."""
+
+    def __init__(self, config: TrainConfig, device: torch.device) -> None:
+        self.config = config
+        self.device = device
+
+    weights: dict[str, float]
+    """Weight of each term in the loss; 0: only shown."""
+
+    @abstractmethod
+    def prepare(self, batch: Batch, step: int) -> Noisy:
+        """Draw and count; everything random comes from (seed, step, slot)."""
+
+    @abstractmethod
+    def terms(self, model: nn.Module, work: Noisy) -> dict[str, Tensor]:
+        """Per term the sum over what counts of each sample, (b,)."""
+
+    def finish(self, row: dict[str, float]) -> dict[str, float]:
+        """Numbers of the log that are made of others."""
+        return row
+
+
+class AutoencoderStage(Stage):
     """L1 at three scales and of image gradients, with a noisy, weakly bounded code (ours: no adversary,
     no LPIPS, and no learned variance: a variance of one at the start buried the code for hundreds of steps).
     """
-    target = random_crops(batch.images, config.crop, generator)
-    mu = model.encode_moments(target).float().chunk(2, dim=1)[0]
-    noise = torch.randn(mu.shape, generator=generator)
-    decoded = model.decoder(mu + config.latent_noise * noise).float()
-    pixel = (decoded - target).abs().mean()
-    coarse = sum((F.avg_pool2d(decoded, k) - F.avg_pool2d(target, k)).abs().mean() for k in (2, 4))
-    edges = sum((decoded.diff(dim=d) - target.diff(dim=d)).abs().mean() for d in (2, 3))
-    size = mu.square().mean()
-    loss = pixel + 0.5 * coarse + 0.5 * edges + config.latent_penalty * size
-    psnr = 10 * torch.log10(4.0 / F.mse_loss(decoded, target))
-    return {"loss": loss, "l1": pixel.detach(), "code_square": size.detach(), "psnr": psnr.detach()}
+
+    def __init__(self, config: TrainConfig, device: torch.device, *, channels_last: bool) -> None:
+        super().__init__(config, device)
+        self.format = torch.channels_last if channels_last else torch.contiguous_format
+        self.weights = {
+            "l1": 1.0, "coarse": 0.5, "edges": 0.5, "code_square": config.latent_penalty, "mse": 0.0,
+        }  # fmt: skip
+
+    def prepare(self, batch: Batch, step: int) -> Noisy:
+        """Crops, on the device."""
+        images = batch.images.to(self.device)
+        starts = generator_for(self.config.seed, step, randomness.CROPS)
+        images = random_crops(images, self.config.crop, batch.slots, self.config.batch, starts)
+        ones = torch.ones(len(images))
+        tokens = images.shape[-2] * images.shape[-1] // self.config.model.autoencoder.downscale**2
+        work = Noisy(batch, dict.fromkeys(self.weights, ones), tokens=tokens)
+        work.rgb0 = images.contiguous(memory_format=self.format)
+        sizes = self.config.model.autoencoder
+        rows, cols = (side * sizes.PATCH // sizes.downscale for side in images.shape[-2:])
+        code = images.new_empty(len(images), sizes.z_channels, rows, cols)
+        noise = noise_for(self.config.seed, step, randomness.CODE_NOISE, batch.slots, code)
+        work.rgb_noise = self.config.latent_noise * noise
+        return work
+
+    def terms(self, model: nn.Module, work: Noisy) -> dict[str, Tensor]:
+        """Means over each image's pixels."""
+        assert isinstance(model, Autoencoder)
+        target = work.rgb0
+        decoded, code = model(target, work.rgb_noise)
+        decoded = decoded.float()
+        error = decoded - target
+        coarse = [_image_mean((F.avg_pool2d(decoded, k) - F.avg_pool2d(target, k)).abs()) for k in (2, 4)]
+        edges = [_image_mean((decoded.diff(dim=d) - target.diff(dim=d)).abs()) for d in (2, 3)]
+        return {
+            "l1": _image_mean(error.abs()),
+            "coarse": coarse[0] + coarse[1],
+            "edges": edges[0] + edges[1],
+            "code_square": _image_mean(code.square()),
+            "mse": _image_mean(error.square().detach()),
+        }
+
+    def finish(self, row: dict[str, float]) -> dict[str, float]:
+        """PSNR in dB from the mean square error; images span 2."""
+        row = dict(row)
+        row["psnr"] = float(10 * torch.log10(torch.tensor(4.0 / max(row.pop("mse"), 1e-12))))
+        return {name: value for name, value in row.items() if name not in ("coarse", "edges")}
 
 
-def random_crops(images: Tensor, side: int, generator: torch.Generator) -> Tensor:
-    """(B, 3, H, W) -> (B, 3, side, side), one crop per image; ``side`` 0 or the full size: unchanged."""
+def _image_mean(values: Tensor) -> Tensor:
+    """(b, ...) -> (b,)."""
+    return values.flatten(1).mean(dim=1)
+
+
+def random_crops(
+    images: Tensor, side: int, slots: Sequence[int], batch: int, generator: torch.Generator
+) -> Tensor:
+    """(b, 3, H, W) -> (b, 3, side, side), one crop per image; ``side`` 0 or the full size: unchanged.
+
+    Args:
+        slots: positions of the images in a step's whole batch of ``batch`` samples.
+    """
     height, width = images.shape[-2:]
     if side == 0 or side >= min(height, width):
         return images
-    rows = torch.randint(height - side + 1, (len(images),), generator=generator).tolist()
-    cols = torch.randint(width - side + 1, (len(images),), generator=generator).tolist()
-    crops = [image[:, r : r + side, c : c + side] for image, r, c in zip(images, rows, cols, strict=True)]
-    return torch.stack(crops).contiguous(memory_format=torch.channels_last)
+    rows = torch.randint(height - side + 1, (batch,), generator=generator)[slots].tolist()
+    cols = torch.randint(width - side + 1, (batch,), generator=generator)[slots].tolist()
+    return torch.stack(
+        [image[:, r : r + side, c : c + side] for image, r, c in zip(images, rows, cols, strict=True)]
+    )
 
 
-class TextSource:
-    """Text tokens for a batch of captions with dropout to the empty prompt."""
+class ImageStage(Stage):
+    """Text to image: flow matching on the image alone."""
 
-    def __init__(
-        self, encode: Callable[[list[str]], Tensor], dropout: float, memory: Remembered | None = None
-    ) -> None:
-        self.encode = encode
-        self.dropout = dropout
-        self.memory = memory
+    def __init__(self, config: TrainConfig, device: torch.device, encoders: Encoders) -> None:
+        super().__init__(config, device)
+        self.encoders = encoders
+        self.weights = {"rgb": 1.0}
 
-    def __call__(self, captions: list[str], generator: torch.Generator) -> Tensor:
-        """(B, T, C); each caption is replaced by "" with probability ``dropout``."""
-        drop = (torch.rand(len(captions), generator=generator) < self.dropout).tolist()
-        texts = ["" if dropped else caption for caption, dropped in zip(captions, drop, strict=True)]
-        if self.memory is None:
-            return self.encode(texts)
-        return self.memory(texts, lambda positions: self.encode([texts[i] for i in positions]))
+    def text(self, batch: Batch, step: int) -> Tensor:
+        """(b, T, C): each caption is replaced by "" with probability ``forcing.text_dropout``."""
+        draws = torch.rand(
+            self.config.batch, generator=generator_for(self.config.seed, step, randomness.TEXT)
+        )
+        drop = (draws[batch.slots] < self.config.forcing.text_dropout).tolist()
+        texts = ["" if dropped else text for text, dropped in zip(batch.captions, drop, strict=True)]
+        return self.encoders.text(texts)
+
+    def prepare(self, batch: Batch, step: int) -> Noisy:
+        """Latents, text, levels, noise."""
+        config = self.config
+        levels = generator_for(config.seed, step, randomness.LEVELS)
+        flow = config.model.flow
+        t = LogitNormal(flow.shift_mu, flow.shift_sigma).sample(config.batch, levels)[batch.slots]
+        work = self._image(batch, step, t)
+        work.rope = work.image_rope
+        work.tokens = work.text.shape[1] + work.rgb0.shape[1]
+        return work
+
+    def _image(self, batch: Batch, step: int, t: Tensor) -> Noisy:
+        """What both transformer stages do with the image."""
+        latents = self.encoders.latents(batch)
+        work = Noisy(batch, {})
+        work.text = self.text(batch, step)
+        work.rgb0 = latents.flatten(2).transpose(1, 2)
+        work.t_rgb = t.to(self.device)
+        work.rgb_noise = noise_for(self.config.seed, step, randomness.RGB_NOISE, batch.slots, work.rgb0)
+        work.rgb_t = interpolate(work.rgb0, work.rgb_noise, work.t_rgb)
+        work.image_rope = self._rope(text_ids(work.text.shape[1]), image_ids(*latents.shape[-2:]))
+        counts = float(work.rgb0.shape[1] * work.rgb0.shape[2]) * (t > 0)
+        work.counts["rgb"] = counts
+        return work
+
+    def _rope(self, *ids: Tensor) -> Tensor:
+        transformer = self.config.model.transformer
+        return rope_table(torch.cat(ids, dim=-2), transformer.rope_axes, transformer.rope_theta).to(
+            self.device
+        )
+
+    def terms(self, model: nn.Module, work: Noisy) -> dict[str, Tensor]:
+        """The image head's loss."""
+        prediction, _ = model(work.rgb_t, None, work.text, work.rope, work.t_rgb)
+        return {"rgb": self._rgb_loss(prediction, work)[0]}
+
+    def _rgb_loss(self, prediction: Tensor, work: Noisy) -> SumCount:
+        flow = self.config.model.flow
+        weight = (work.t_rgb > 0).float()[:, None, None]
+        if flow.rgb_prediction == "velocity":
+            return velocity_loss(prediction, work.rgb0, work.rgb_noise, weight)
+        return x0_loss(prediction, work.rgb0, work.t_rgb, flow.t_min, weight)
 
 
-def t2i_loss(
-    model: Transformer, latents: Tensor, text: Tensor, flow: FlowConfig, generator: torch.Generator
-) -> Losses:
-    """Flow matching on the image alone.
-
-    Args:
-        latents: (B, C, h, w) normalised autoencoder latents.
-        text: (B, T, text_width).
-    """
-    b, _, rows, cols = latents.shape
-    x0 = latents.flatten(2).transpose(1, 2)
-    t = LogitNormal(flow.shift_mu, flow.shift_sigma).sample(b, generator)
-    noise = torch.randn(x0.shape, generator=generator)
-    rope = model.rope(text_ids(text.shape[1]), image_ids(rows, cols))
-    prediction, _ = model(interpolate(x0, noise, t), None, text, rope, t)
-    loss = mean(_head_loss(flow.rgb_prediction, prediction, x0, noise, t, flow.t_min, torch.ones(1)))
-    return {"loss": loss, "rgb": loss.detach()}
-
-
-def forcing_loss(
-    model: Transformer,
-    latents: Tensor,
-    batch: Batch,
-    text: Tensor,
-    config: TrainConfig,
-    generator: torch.Generator,
-    teacher: Callable[..., Tensor] | None = None,
-) -> Losses:
+class ForcingStage(ImageStage):
     """Both modalities, each at its own noise level; depth counts where it was measured (spec section 2).
 
-    A clean modality's own prediction carries no information and is left out. ``teacher`` (the frozen
-    text-to-image model on the same noisy image) adds self-distillation.
+    A clean modality's own prediction carries no information and is left out. A sample without any depth is
+    what it looks like: depth at level 1, joint, and nothing of depth counts (ours).
     """
-    flow, forcing = config.model.flow, config.forcing
-    b, _, rows, cols = latents.shape
-    rgb0 = latents.flatten(2).transpose(1, 2)
-    patch = config.model.transformer.patch_size
-    depth0, valid, _ = encode_depth(batch.depth, batch.measured, patch, config.model.depth.sky)
-    t_rgb = LogitNormal(flow.shift_mu, flow.shift_sigma).sample(b, generator)
-    t_depth = PlateauLogitNormal(flow.shift_mu, flow.shift_sigma).sample(b, generator)
-    t_rgb, t_depth = TaskMix(forcing.p_i2d, forcing.p_d2i).apply(t_rgb, t_depth, generator)
-    rgb_noise = torch.randn(rgb0.shape, generator=generator)
-    depth_noise = torch.randn(depth0.shape, generator=generator)
-    rgb_t = interpolate(rgb0, rgb_noise, t_rgb)
-    depth_t = fill_missing(interpolate(depth0, depth_noise, t_depth), valid, depth_noise)
-    rope = model.rope(text_ids(text.shape[1]), image_ids(rows, cols), depth_ids(rows, cols))
-    rgb_pred, depth_pred = model(rgb_t, depth_t, text, rope, t_rgb, t_depth)
-    assert depth_pred is not None
-    rgb_counts = (t_rgb > 0).float()[:, None, None]
-    depth_counts = valid.float() * (t_depth > 0).float()[:, None, None]
-    rgb = mean(_head_loss(flow.rgb_prediction, rgb_pred, rgb0, rgb_noise, t_rgb, flow.t_min, rgb_counts))
-    depth = mean(
-        _head_loss(flow.depth_prediction, depth_pred, depth0, depth_noise, t_depth, flow.t_min, depth_counts)
-    )
-    loss = forcing.rgb_weight * rgb + forcing.depth_weight * depth
-    out = {"rgb": rgb.detach(), "depth": depth.detach()}
-    is_i2d = ((t_rgb == 0).float()[:, None, None] * valid).bool()
-    out["i2d_mae"] = ((depth_pred.detach().float() - depth0).abs() * is_i2d).sum() / is_i2d.sum().clamp_min(1)
-    if teacher is not None and (forcing.distill_high > 0 or forcing.distill_low > 0):
-        target = teacher(rgb_t, text, t_rgb)
-        distilled = mean(
-            distillation_loss(
-                rgb_pred, target, t_depth, forcing.distill_high, forcing.distill_low, rgb_counts
-            )
+
+    def __init__(
+        self, config: TrainConfig, device: torch.device, encoders: Encoders, teach: Teach | None = None
+    ) -> None:
+        super().__init__(config, device, encoders)
+        self.teach = teach
+        self.weights = {
+            "rgb": config.forcing.rgb_weight, "depth": config.forcing.depth_weight, "i2d_mae": 0.0,
+        }  # fmt: skip
+        if teach is not None:
+            self.weights["distill"] = 1.0
+
+    def prepare(self, batch: Batch, step: int) -> Noisy:
+        """Levels and tasks, noise, missing depth filled with pure noise."""
+        config = self.config
+        depth, measured = batch.depth.to(self.device), batch.measured.to(self.device)
+        patch = config.model.transformer.patch_size
+        depth0, valid, _ = encode_depth(depth, measured, patch, config.model.depth.sky)
+        known = valid.flatten(1).any(dim=1).cpu()
+        t_rgb, t_depth = self._levels(step, batch.slots, known)
+        work = self._image(batch, step, t_rgb)
+        work.depth0, work.valid, work.t_depth = depth0, valid, t_depth.to(self.device)
+        work.depth_noise = noise_for(config.seed, step, randomness.DEPTH_NOISE, batch.slots, depth0)
+        work.depth_t = fill_missing(
+            interpolate(depth0, work.depth_noise, work.t_depth), valid, work.depth_noise
         )
-        loss = loss + distilled
-        out["distill"] = distilled.detach()
-    return {"loss": loss, **out}
+        rows, cols = (side // patch for side in depth.shape[-2:])
+        work.rope = self._rope(text_ids(work.text.shape[1]), image_ids(rows, cols), depth_ids(rows, cols))
+        num_valid = valid.flatten(1).sum(dim=1).cpu().float()
+        is_i2d, is_d2i = t_rgb == 0, t_depth == 0
+        work.tasks = {"joint": ~is_i2d & ~is_d2i, "i2d": is_i2d, "d2i": is_d2i}
+        work.counts["depth"] = num_valid * ~is_d2i
+        work.counts["i2d_mae"] = num_valid * is_i2d
+        if self.teach is not None:
+            work.counts["distill"] = work.counts["rgb"]
+        work.tokens = work.text.shape[1] + 2 * work.rgb0.shape[1]
+        return work
 
+    def _levels(self, step: int, slots: list[int], known: Tensor) -> tuple[Tensor, Tensor]:
+        config, flow = self.config, self.config.model.flow
+        draws = generator_for(config.seed, step, randomness.LEVELS)
+        sampled = LogitNormal(flow.shift_mu, flow.shift_sigma).sample(config.batch, draws)
+        t_depth = PlateauLogitNormal(flow.shift_mu, flow.shift_sigma).sample(config.batch, draws)
+        mix = TaskMix(config.forcing.p_i2d, config.forcing.p_d2i)
+        t_rgb, t_depth = (t[slots] for t in mix.apply(sampled, t_depth, draws))
+        t_rgb = torch.where(known, t_rgb, sampled[slots])
+        return t_rgb, torch.where(known, t_depth, torch.ones(()))
 
-def _head_loss(
-    kind: str, prediction: Tensor, x0: Tensor, noise: Tensor, t: Tensor, t_min: float, weight: Tensor
-) -> SumCount:
-    """The v-space loss of a head by what it predicts."""
-    if kind == "velocity":
-        return velocity_loss(prediction, x0, noise, weight)
-    return x0_loss(prediction, x0, t, t_min, weight)
+    def terms(self, model: nn.Module, work: Noisy) -> dict[str, Tensor]:
+        """Both heads' losses, the teacher's, and how far depth is off where the image was given."""
+        target = self.teach(model, work) if self.teach is not None else None
+        rgb, depth = model(work.rgb_t, work.depth_t, work.text, work.rope, work.t_rgb, work.t_depth)
+        out = {"rgb": self._rgb_loss(rgb, work)[0], "depth": self._depth_loss(depth, work)[0]}
+        if target is not None:
+            forcing = self.config.forcing
+            weight = (work.t_rgb > 0).float()[:, None, None]
+            out["distill"] = distillation_loss(
+                self._velocity(rgb, work), self._velocity(target, work), work.t_depth,
+                forcing.distill_high, forcing.distill_low, weight,
+            )[0]  # fmt: skip
+        given = work.valid & (work.t_rgb == 0)[:, None, None]
+        off = (depth.detach().float() - work.depth0).abs()
+        out["i2d_mae"] = torch.where(given, off, torch.zeros_like(off)).flatten(1).sum(dim=1)
+        return out
+
+    def _depth_loss(self, prediction: Tensor, work: Noisy) -> SumCount:
+        flow = self.config.model.flow
+        weight = work.valid.float() * (work.t_depth > 0).float()[:, None, None]
+        if flow.depth_prediction == "velocity":
+            return velocity_loss(prediction, work.depth0, work.depth_noise, weight)
+        return x0_loss(prediction, work.depth0, work.t_depth, flow.t_min, weight)
+
+    def _velocity(self, prediction: Tensor, work: Noisy) -> Tensor:
+        """The image head's answer as a velocity, whatever it predicts."""
+        flow = self.config.model.flow
+        if flow.rgb_prediction == "velocity":
+            return prediction.float()
+        t = expand_level(work.t_rgb.clamp_min(flow.t_min), prediction)
+        return (work.rgb_t - prediction.float()) / t

@@ -1,0 +1,248 @@
+"""The model a run trains, with its first weights; and what it learns from beside the data: the teacher."""
+
+from __future__ import annotations
+
+import contextlib
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from modality_forcing.checkpoint.layouts import AUTOENCODER_FILE, open_checkpoint
+from modality_forcing.config import LoraConfig, TrainConfig, from_dict
+from modality_forcing.errors import UserError
+from modality_forcing.io.atomic import atomic_file
+from modality_forcing.model.autoencoder import Autoencoder
+from modality_forcing.model.build import build_transformer
+from modality_forcing.model.warm_start import freeze, initialise, initialise_autoencoder, warm_start
+from modality_forcing.training import lora, state
+from modality_forcing.training.data import Loader
+from modality_forcing.training.distributed import World
+from modality_forcing.training.parallelize import FLOAT32_PARTS, compute_dtype, place, prepare_blocks
+from modality_forcing.training.randomness import WEIGHTS, generator_for, seed_for
+from modality_forcing.training.stages import Noisy, Teach
+
+
+@dataclass
+class Built:
+    """A model where it trains.
+
+    Attributes:
+        model: its weights and which of them train.
+        teach: the text-to-image model of self-distillation; None without.
+        grown: whether it was just grown from a text-to-image model.
+    """
+
+    model: nn.Module
+    teach: Teach | None = None
+    grown: bool = False
+
+
+def build(config: TrainConfig, world: World, *, resuming: bool) -> Built:
+    """Build, initialise or warm-start, freeze, spread.
+
+    Args:
+        resuming: a checkpoint will be loaded over the weights; first values are not worth reading then.
+
+    Raises:
+        UserError: ``init`` or ``freeze`` does not fit, or self-distillation has no teacher.
+    """
+    if config.stage == "autoencoder":
+        return Built(_build_autoencoder(config, world))
+    names = weight_names(config.init) if config.init and not (resuming and not _distills(config)) else set()
+    has_depth = any(name.startswith("depth_in") for name in names)
+    grown = config.stage == "forcing" and bool(names) and not has_depth
+    if config.stage == "forcing" and _distills(config) and not grown:
+        raise UserError("forcing.distill_* needs a teacher: init=FOLDER of a text-to-image model")
+    transformer = config.model.transformer
+    if config.stage == "t2i":
+        transformer = transformer.backbone()
+    weights = load_weights(config.init) if names and world.first else {}
+    with _where_built(world):
+        model = build_transformer(transformer)
+    if world.first and not resuming:
+        generator = generator_for(config.seed, WEIGHTS)
+        if not weights:
+            initialise(model, generator)
+        elif grown:
+            _fitting(lambda: warm_start(model, weights, generator), config.init)
+        else:
+            _fitting(lambda: model.load_state_dict(weights, strict=True), config.init)
+    _choose_trainable(model, config, world)
+    trainable = {name for name, p in model.named_parameters() if p.requires_grad}
+    teach: Teach | None = None
+    if grown and _distills(config):
+        shared = config.lora.rank > 0 or not trainable & names
+        teach = _student_itself if shared else _Teacher(_build_teacher(config, weights, world))
+    has_dropout = config.lora.rank > 0 and config.lora.dropout > 0
+    prepare_blocks(model, config.parallel, has_dropout=has_dropout)
+    place(model, config.parallel, config.batch, config.precision, world)
+    return Built(model, teach, grown and not resuming)
+
+
+def _distills(config: TrainConfig) -> bool:
+    forcing = config.forcing
+    return config.stage == "forcing" and (forcing.distill_high > 0 or forcing.distill_low > 0)
+
+
+def _where_built(world: World) -> contextlib.AbstractContextManager[Any]:
+    """Only the first process needs values; the others get their shards from it."""
+    return contextlib.nullcontext() if world.first else torch.device("meta")
+
+
+def _fitting(fill: Any, source: str) -> None:
+    try:
+        fill()
+    except (ValueError, RuntimeError) as error:
+        text = " ".join(str(error).split())
+        raise UserError(f"init={source} does not fit the model: {text[:400]}") from None
+
+
+def channels_last(config: TrainConfig, world: World) -> bool:
+    """Whether the autoencoder's convolutions lie channels-last, which is faster on CPUs.
+
+    Not when sharded, which takes contiguous weights only, nor with frozen parts: PyTorch 2.13 crashes in the
+    backward pass of a channels-last GroupNorm whose input needs no gradient.
+    """
+    return not world.grouped and not config.freeze
+
+
+def _build_autoencoder(config: TrainConfig, world: World) -> nn.Module:
+    with torch.random.fork_rng(), _where_built(world):
+        torch.manual_seed(config.seed)
+        model = Autoencoder(config.model.autoencoder)
+    if world.first:
+        initialise_autoencoder(model)
+    freeze(model, config.freeze)
+    if channels_last(config, world):
+        model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    place(model, config.parallel, config.batch, config.precision, world)
+    return model
+
+
+def _choose_trainable(model: nn.Module, config: TrainConfig, world: World) -> None:
+    """Freeze, or add adapters; what does not train needs no float32 where the body computes in bf16."""
+    small = compute_dtype(config.precision, world.device)
+    if config.lora.rank > 0:
+        with torch.random.fork_rng():
+            torch.manual_seed(seed_for(config.seed, WEIGHTS, 1))
+            lora.add_lora(model, config.lora, freeze=config.freeze, base_dtype=small)
+        return
+    freeze(model, config.freeze)
+    for name, p in model.named_parameters():
+        if small is not None and not p.requires_grad and not name.startswith(FLOAT32_PARTS):
+            p.data = p.data.to(small)
+
+
+class _Teacher:
+    """A frozen text-to-image model beside the student. No module attribute of anything that trains."""
+
+    def __init__(self, model: nn.Module) -> None:
+        self.model = model
+
+    @torch.no_grad()
+    def __call__(self, student: nn.Module, work: Noisy) -> Tensor:
+        return self.model(work.rgb_t, None, work.text, work.image_rope, work.t_rgb)[0]
+
+
+@torch.no_grad()
+def _student_itself(student: nn.Module, work: Noisy) -> Tensor:
+    """The text-to-image model inside the student, where none of its weights train."""
+    with lora.adapters_off(student):
+        return student(work.rgb_t, None, work.text, work.image_rope, work.t_rgb)[0]
+
+
+def _build_teacher(config: TrainConfig, weights: dict[str, Tensor], world: World) -> nn.Module:
+    with _where_built(world):
+        model = build_transformer(config.model.transformer.backbone())
+    if world.first:
+        _fitting(lambda: model.load_state_dict(weights, strict=True), config.init)
+    model.eval().requires_grad_(False)
+    small = compute_dtype(config.precision, world.device)
+    if small is not None:
+        model.to(small)
+    return place(model, config.parallel, config.batch, config.precision, world)
+
+
+# -- weights of earlier stages --------------------------------------------------------------------------
+
+
+def _is_run(source: str | Path) -> bool:
+    path = Path(source).expanduser()
+    return (path / "checkpoints").is_dir() or (not path.exists() and str(source).startswith((".", "/", "~")))
+
+
+def weight_names(source: str | Path) -> set[str]:
+    """Names of the transformer weights in a run or a model of any layout; only headers are read.
+
+    Raises:
+        UserError: nothing there, or no transformer in it.
+    """
+    if _is_run(source):
+        with safe_open(_averages(source), framework="pt") as file:
+            names = {name.replace(".base_layer.", ".") for name in file.keys()}  # noqa: SIM118
+        return {name for name in names if ".lora_" not in name}
+    checkpoint = open_checkpoint(source)
+    if checkpoint.transformer is None:
+        raise UserError(f"init={source} holds no transformer")
+    with torch.device("meta"):
+        return set(build_transformer(checkpoint.config.transformer).state_dict())
+
+
+def load_weights(source: str | Path) -> dict[str, Tensor]:
+    """Transformer weights, float32 on the CPU: a run's newest averages (adapters merged), or those of a model
+    of any layout.
+
+    Raises:
+        UserError: nothing there, or no transformer in it.
+    """
+    if not _is_run(source):
+        return dict(open_checkpoint(source).load_transformer(torch.float32).state_dict())
+    weights = load_file(_averages(source))
+    settings = state.read_note(_averages(source).parent)["config"].get("lora", {})
+    adapters = from_dict(LoraConfig, settings, "lora")
+    return lora.merge_state(weights, adapters) if adapters.rank > 0 else weights
+
+
+def _averages(run: str | Path) -> Path:
+    path = state.latest(Path(run).expanduser()) / state.EMA_FILE
+    if not path.is_file():
+        raise UserError(f"{path} does not exist; name a run made by this version")
+    return path
+
+
+@torch.no_grad()
+def finish_autoencoder(config: TrainConfig, run: Path, num_batches: int = 40) -> Path:
+    """Measure the latent statistics of the averaged weights and write ``run/autoencoder.safetensors``.
+
+    One process does it alone.
+
+    Raises:
+        UserError: the run has no checkpoint.
+    """
+    model = Autoencoder(config.model.autoencoder)
+    weights = dict(model.state_dict()) | load_file(_averages(run))
+    model.load_state_dict(weights, strict=True)
+    loader = Loader(
+        config.data, batch=config.batch, seed=config.seed, size=config.image_size, stage="autoencoder",
+        multiple=config.model.autoencoder.downscale,
+    )  # fmt: skip
+    total, square, count = torch.zeros(1), torch.zeros(1), 0
+    for step in range(num_batches):
+        for batch in loader.load(step):
+            assert batch.images is not None
+            mu = model.encode_moments(batch.images).chunk(2, dim=1)[0]
+            latents = torch.nn.functional.pixel_unshuffle(mu, config.model.autoencoder.PATCH).double()
+            total = total + latents.sum(dim=(0, 2, 3))
+            square = square + latents.square().sum(dim=(0, 2, 3))
+            count += latents.shape[0] * latents.shape[2] * latents.shape[3]
+    average = total / count
+    model.set_latent_statistics(average.float(), (square / count - average**2).float())
+    target = run / AUTOENCODER_FILE
+    with atomic_file(target) as aside:
+        save_file(model.state_dict(), aside)
+    return target
