@@ -31,9 +31,12 @@ WORLD_VERSION = 2
 
 
 def make_sample(
-    seed: int, width: int = 128, height: int = 128, *, supersample: int = 2, place: str | None = None
-) -> Sample:
+    seed: int, width: int = 128, height: int = 128, *, supersample: int = 2, place: str | None = None,
+    backend: str = "auto", device: str | None = None,
+) -> Sample:  # fmt: skip
     """Render the sample of a seed: a pure function of its arguments.
+
+    ``backend`` and ``device`` say what renders (``render.render_batch``); the sample is the same.
 
     ``meta`` holds plain values only: "place", "light", "fog" (1 / metres), "clutter" (0..1), "palette",
     "walls" (colour), "camera" (height in metres over the floor, pitch, roll and fov in degrees), "objects"
@@ -41,7 +44,7 @@ def make_sample(
     ``captions``) and "held_out" (the held-out object, "" but in the split "combination").
 
     Raises:
-        UserError: a negative seed or an unknown place.
+        UserError: a negative seed, an unknown place, backend or device.
     """
     import math
 
@@ -57,7 +60,7 @@ def make_sample(
     if place is not None and place not in PLACES:
         raise UserError(f"place {place!r} is unknown; right is one of {', '.join(PLACES)}")
     scene = make_scene(seed, place)
-    picture = render(scene, width, height, supersample=supersample)
+    picture = render(scene, width, height, supersample=supersample, backend=backend, device=device)
     texts, claims = captions(
         scene, picture.object_ids, picture.depth, picture.camera, np.random.default_rng([21, seed])
     )

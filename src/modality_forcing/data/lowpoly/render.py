@@ -214,7 +214,9 @@ class _Renderer:
         """Replace the colours of some pixels by the mean over the centres of their sub-cells."""
         count = supersample**2
         cell = torch.arange(count, device=self.device).double()
-        u, v = (cell % supersample + 0.5) / supersample, ((cell // supersample).floor() + 0.5) / supersample
+        # Products, because a quotient by a plain number is rounded differently on CUDA.
+        side = 1.0 / supersample
+        u, v = (cell % supersample + 0.5) * side, ((cell // supersample) + 0.5) * side
         d = self.rays(pixel, u, v)
         ray = unit((d[0].float(), d[1].float(), d[2].float()))
         every = pixel.repeat_interleave(count)
@@ -226,7 +228,7 @@ class _Renderer:
             total = cells[:, 0]
             for k in range(1, count):  # a sum whose order does not depend on the device
                 total = total + cells[:, k]
-            c.scatter_(0, pixel, total / count)
+            c.scatter_(0, pixel, total * (1.0 / count))
 
     def openness(self, ray: Vec, n64: Vec, depth: Tensor, solid: Tensor, scene: Tensor | None) -> Tensor:
         """Openness 0..1 of pixels: two of 32 hemisphere rays each, gathered over 4 x 4 along surfaces."""
