@@ -1,7 +1,8 @@
-"""``python recipes/lowpoly/world_sheet.py [FILE]``: the world's contact sheet, docs/images/world.png.
+"""``python recipes/lowpoly/world_sheet.py [FOLDER]``: the pictures of the world in docs/images.
 
-48 samples of the test split (RGB | depth | normals | long caption): the first three or four of every
-place in the order of their seeds. Nothing is picked.
+``world.png``: 48 samples of the test split (RGB | depth | normals | long caption), the first three or four of
+every place in the order of their seeds. ``places.png``: the first of every place, RGB | depth. Nothing is
+picked.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from PIL import Image, ImageDraw, ImageFont
 from modality_forcing.data.lowpoly import PLACES, make_sample, split_seed
 from modality_forcing.data.lowpoly.places import make_scene
 from modality_forcing.types import Sample
-from modality_forcing.viz import colorize
+from modality_forcing.viz import colorize, normals_picture
 
 TILE, GAP, COLUMNS, COUNT = 128, 8, 3, 48
 
@@ -49,24 +50,22 @@ def wrap(draw: ImageDraw.ImageDraw, text: str, font: ImageFont.FreeTypeFont, wid
     return lines
 
 
-def panels(sample: Sample) -> np.ndarray:
+def panels(sample: Sample, *, normals: bool = True) -> np.ndarray:
     """RGB, depth and normals side by side, uint8 (H, 3 W, 3)."""
     assert sample.normals is not None
-    facing = sample.normals * np.array([1.0, -1.0, -1.0])  # right is red, up is green, towards us is blue
-    normals = np.where(sample.valid[..., None], (facing * 0.5 + 0.5) * 255, 32).astype(np.uint8)
     depth = np.where(np.isfinite(sample.depth), sample.depth, 0.0)
-    return np.concatenate([sample.rgb, colorize(depth), normals], 1)
+    parts = [sample.rgb, colorize(depth)]
+    return np.concatenate([*parts, normals_picture(sample.normals)] if normals else parts, 1)
 
 
-def main(target: Path) -> None:
-    """Render and write the sheet."""
+def draw_world(samples: list[Sample]) -> Image.Image:
+    """Every sample with its caption, in three columns."""
     font = ImageFont.load_default(size=12)
     assert isinstance(font, ImageFont.FreeTypeFont)
     line, width = 15, 3 * TILE
     scratch = ImageDraw.Draw(Image.new("RGB", (1, 1)))
-    samples = [make_sample(seed, TILE, TILE, supersample=3) for seed in seeds()]
     texts = [wrap(scratch, sample.captions[2], font, width) for sample in samples]
-    starts = range(0, COUNT, COLUMNS)
+    starts = range(0, len(samples), COLUMNS)
     heights = [TILE + line * max(map(len, texts[i : i + COLUMNS])) + GAP for i in starts]
     sheet = Image.new("RGB", (COLUMNS * (width + GAP) + GAP, sum(heights) + GAP), "white")
     draw = ImageDraw.Draw(sheet)
@@ -76,10 +75,29 @@ def main(target: Path) -> None:
         sheet.paste(Image.fromarray(panels(sample)), (x, y))
         for k, text in enumerate(texts[i]):
             draw.text((x, y + TILE + 1 + k * line), text, fill="black", font=font)
-    target.parent.mkdir(parents=True, exist_ok=True)
-    sheet.save(target, optimize=True)
-    print(f"{target}: {sheet.width} x {sheet.height}, {target.stat().st_size / 1e6:.2f} MB")
+    return sheet
+
+
+def draw_places(samples: list[Sample]) -> Image.Image:
+    """The first sample of each place, five in a row."""
+    first = {sample.meta["place"]: sample for sample in reversed(samples)}
+    pictures = [panels(first[place], normals=False) for place in PLACES]
+    width, height = 2 * TILE + GAP, TILE + GAP
+    sheet = Image.new("RGB", (5 * width + GAP, len(pictures) // 5 * height + GAP), "white")
+    for i, picture in enumerate(pictures):
+        sheet.paste(Image.fromarray(picture), (GAP + i % 5 * width, GAP + i // 5 * height))
+    return sheet
+
+
+def main(folder: Path) -> None:
+    """Render and write both pictures."""
+    samples = [make_sample(seed, TILE, TILE, supersample=3) for seed in seeds()]
+    folder.mkdir(parents=True, exist_ok=True)
+    for name, sheet in (("world.png", draw_world(samples)), ("places.png", draw_places(samples))):
+        sheet.save(folder / name, optimize=True)
+        size = (folder / name).stat().st_size
+        print(f"{folder / name}: {sheet.width} x {sheet.height}, {size / 1e6:.2f} MB")
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]) if len(sys.argv) > 1 else Path("docs/images/world.png"))
+    main(Path(sys.argv[1]) if len(sys.argv) > 1 else Path("docs/images"))

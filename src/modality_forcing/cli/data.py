@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from modality_forcing.cli import data_convert
+
 if TYPE_CHECKING:
     import numpy as np
 
@@ -199,3 +201,6 @@ def _sheet(shards: ShardSet, count: int, seed: int, target: Path) -> None:
         rows = [[picture for sample in pair for picture in sample] for pair in pairs]
         with atomic_file(target) as aside:
             Image.fromarray(contact_sheet(rows, tile=TILE)).save(aside)
+
+
+app.command("convert")(data_convert.convert)
