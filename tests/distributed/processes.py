@@ -15,7 +15,7 @@ from typing import Any
 
 _context = multiprocessing.get_context("forkserver")
 _context.set_forkserver_preload(
-    ["modality_forcing.training.trainer", "modality_forcing.codecs.text_minilm", "torch._dynamo"]
+    ["modality_forcing.training.trainer", "modality_forcing.codecs.text_minilm", "torch._dynamo", "peft"]
 )
 
 

@@ -99,7 +99,7 @@ def test_adapters_are_sharded_too(toy, tmp_path):
     config = replace(toy["forcing"], lora=LoraConfig(rank=2), forcing=ForcingConfig(distill_high=1.0))
     plain = together(0, runs.train, config, tmp_path / "plain", 4, False, True)
     assert plain["means"][1]["distill"] > 0
-    two = together(2, runs.train, config, tmp_path / "two", 4, False, True)
+    two = together(2, runs.train, config, tmp_path / "two", 4)
     # Adapters start with gradients of rounding size, which AdamW turns into updates of full size.
     same(two | {"weights": plain["weights"]}, plain)
     resumed = together(2, runs.train, config, tmp_path / "plain", 1, True)

@@ -69,8 +69,8 @@ def everything(trainer: Trainer) -> dict[str, torch.Tensor]:
     tensors = {f"model.{name}": value for name, value in trainer.model.state_dict().items()}
     tensors |= {f"ema.{name}": value for name, value in trainer.ema.shadow.items()}
     for number, optimizer in enumerate(trainer.optimizers):
-        for index, entry in enumerate(optimizer.state.values()):
-            tensors |= {f"{number}.{index}.{name}": value for name, value in entry.items()}
+        for index, entry in optimizer.state_dict()["state"].items():
+            tensors |= {f"{number}.{index}.{name}": torch.as_tensor(v) for name, v in entry.items()}
     return {name: tensor.detach().clone() for name, tensor in tensors.items()}
 
 

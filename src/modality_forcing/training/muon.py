@@ -25,6 +25,8 @@ from modality_forcing.training.distributed import local
 COEFFICIENTS = (3.4445, -4.7750, 2.0315)
 """Of the quintic Newton-Schulz iteration (Jordan et al. 2024): steep at 0, singular values end near 1."""
 ITERATIONS = 5
+MESSAGE_BYTES = 2**28
+"""What a process gathers of sharded matrices at a time."""
 
 
 def orthogonalise(matrix: Tensor, dtype: torch.dtype = torch.float32) -> Tensor:
@@ -107,20 +109,23 @@ def _like(matrix: Tensor, p: Tensor) -> Tensor:
 def _exchange(params: list[Any], updates: list[Tensor], dtype: torch.dtype) -> list[Tensor]:
     """Orthogonalised updates of sharded parameters, each process' rows.
 
-    Matrices of one shape go in rounds of as many as there are processes in a copy of the weights: everyone
-    sends its rows of matrix i to process i, which then has it whole.
+    Matrices of one shape go together: everyone sends its rows of matrix i to the process that works on i,
+    which then has it whole, and gets its rows back.
     """
     out = list(updates)
     by_shape: dict[tuple[int, ...], list[int]] = defaultdict(list)
     for i, p in enumerate(params):
         by_shape[tuple(p.shape)].append(i)
     for shape, members in by_shape.items():
-        group = params[members[0]].device_mesh.get_group(mesh_dim=params[members[0]].device_mesh.ndim - 1)
+        mesh = params[members[0]].device_mesh
+        group = mesh.get_group(mesh_dim=mesh.ndim - 1)
         size = dist.get_world_size(group)
-        for start in range(0, len(members), size):
-            turn = members[start : start + size]
-            rows = _round([updates[i] for i in turn], shape, group, size, dtype)
-            for i, part in zip(turn, rows, strict=True):
+        # Few large messages, but never much memory at a time.
+        turns = max(1, MESSAGE_BYTES // (4 * math.prod(shape)))
+        for start in range(0, len(members), size * turns):
+            turn = members[start : start + size * turns]
+            parts = _round([updates[i] for i in turn], shape, group, size, dtype)
+            for i, part in zip(turn, parts, strict=True):
                 out[i] = part
     return out
 
@@ -128,16 +133,20 @@ def _exchange(params: list[Any], updates: list[Tensor], dtype: torch.dtype) -> l
 def _round(
     parts: list[Tensor], shape: tuple[int, ...], group: Any, size: int, dtype: torch.dtype
 ) -> list[Tensor]:
-    """One exchange: rows of up to ``size`` matrices of one shape in, the same rows orthogonalised out."""
+    """One exchange: rows of some matrices of one shape in, the same rows orthogonalised out. Matrix i belongs
+    to process i mod ``size``."""
     rows, columns = shape[0], math.prod(shape[1:])
     chunk = -(-rows // size)  # the last processes may hold fewer rows, or none: padded to equal pieces
-    send = parts[0].new_zeros(size, chunk, columns)
-    for j, part in enumerate(parts):
-        send[j, : part.shape[0]] = _as_matrix(part)
+    each = -(-len(parts) // size)
+    send = parts[0].new_zeros(size, each, chunk, columns)
+    for i, part in enumerate(parts):
+        send[i % size, i // size, : part.shape[0]] = _as_matrix(part)
     received = torch.empty_like(send)
     dist.all_to_all_single(received, send, group=group)
-    if dist.get_rank(group) < len(parts):
-        matrix = orthogonalise(received.reshape(size * chunk, columns)[:rows], dtype)
-        received.zero_().view(size * chunk, columns)[:rows] = matrix
+    rank = dist.get_rank(group)
+    for turn in range(len(range(rank, len(parts), size))):
+        matrix = orthogonalise(received[:, turn].reshape(size * chunk, columns)[:rows], dtype)
+        padded = torch.nn.functional.pad(matrix, (0, 0, 0, size * chunk - rows))
+        received[:, turn] = padded.reshape(size, chunk, columns)
     dist.all_to_all_single(send, received, group=group)
-    return [send[j, : part.shape[0]].reshape(part.shape) for j, part in enumerate(parts)]
+    return [send[i % size, i // size, : part.shape[0]].reshape(part.shape) for i, part in enumerate(parts)]
