@@ -1,4 +1,4 @@
-"""Items through the sampler in batches: what the three tasks of the pipeline have in common."""
+"""Items through the sampler in batches: what the tasks of the pipeline have in common."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ from modality_forcing.codecs.text import TextEncoder
 from modality_forcing.config import FlowConfig
 from modality_forcing.devices import memory_advice
 from modality_forcing.flow.guidance import guided
+from modality_forcing.flow.held import Held, hold
 from modality_forcing.flow.sampler import Step, sample
 from modality_forcing.flow.schedule import Schedule
 from modality_forcing.inputs import chunks
@@ -26,13 +27,28 @@ OnStep = Callable[[Step], None]
 
 
 @dataclass(frozen=True)
+class Settings:
+    """Resolved settings of one call; they go into ``metadata.json`` as they are."""
+
+    task: str
+    steps: int
+    guidance: float
+    log2_alpha: float | None
+    refine_depth: bool
+
+
+@dataclass(frozen=True)
 class Item:
-    """One result to be: where it starts from and how it sits on the model's grid. Tokens are (1, N, C)."""
+    """One result to be: where it starts from and how it sits on the model's grid. Tokens are (1, N, C).
+
+    ``held`` are values that stay as they are in every step; of the items of one run all have it or none.
+    """
 
     frame: Frame
     start: PerModality[Tensor]
     prompt: str
     seed: int
+    held: PerModality[Held] | None = None
 
 
 class Engine:
@@ -82,7 +98,9 @@ class Engine:
         for part in chunks([(item.frame.rows, item.frame.cols) for item in items], batch_size):
             starts = [item.start for item in items[part]]
             start = PerModality(torch.cat([s.rgb for s in starts]), torch.cat([s.depth for s in starts]))
-            x = self._sample(start, schedule, texts[part], null, guidance, items[part][0].frame, on_step)
+            held = _held_together(items[part])
+            frame = items[part][0].frame
+            x = self._sample(start, schedule, texts[part], null, guidance, frame, on_step, held)
             pairs = zip(x.rgb.split(1), x.depth.split(1), strict=True)
             found += [PerModality(rgb=rgb, depth=depth) for rgb, depth in pairs]
         return found
@@ -107,6 +125,7 @@ class Engine:
         guidance: float,
         frame: Frame,
         on_step: OnStep | None,
+        held: PerModality[Held] | None,
     ) -> PerModality[Tensor]:
         """Integrate a batch on one grid along a schedule, guided."""
         rope = self.transformer.rope(
@@ -121,10 +140,15 @@ class Engine:
             rgb, depth = self._forward(x.rgb, x.depth, tokens, rope, t.rgb, t.depth, level)
             return PerModality(rgb=rgb, depth=depth)
 
+        nodes = schedule.pairs()
+
+        def put_in(index: int, x: PerModality[Tensor]) -> PerModality[Tensor]:
+            return x if held is None else hold(held, nodes[index], x)
+
         with self.timed("sample"), memory_advice():
             # A model that embeds its guidance is not guided a second time from outside.
             predict = guided(forward, text, null, 1.0 if embedded else guidance)
-            return sample(predict, start, schedule, self.flow, on_step)
+            return sample(predict, start, schedule, self.flow, on_step, put_in)
 
     @contextmanager
     def timed(self, stage: str) -> Iterator[None]:
@@ -132,3 +156,11 @@ class Engine:
         started = time.perf_counter()
         yield
         self.timings[stage] = self.timings.get(stage, 0.0) + time.perf_counter() - started
+
+
+def _held_together(items: list[Item]) -> PerModality[Held] | None:
+    """What the items of one batch hold; None when they hold nothing."""
+    held = [item.held for item in items if item.held is not None]
+    if not held:
+        return None
+    return PerModality(rgb=Held.batch([h.rgb for h in held]), depth=Held.batch([h.depth for h in held]))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import unicodedata
 from collections.abc import Sequence
 
 import numpy as np
@@ -12,6 +13,8 @@ MAX_SEED = 2**63 - 1
 MAX_STEPS = 1000
 MAX_GUIDANCE = 100.0
 MAX_ALPHA = 20.0  # log2
+MAX_PROMPT = 10_000  # characters; the longest text encoder hears about 2 500 of them
+BLENDS = ("exact", "smooth")  # what completion returns at known pixels
 MIN_SIDE, MAX_SIDE = 16, 4096  # pixels
 
 
@@ -19,6 +22,21 @@ def check_number(name: str, value: float, low: float, high: float) -> None:
     """Refuse NaN and anything outside [low, high]."""
     if not low <= value <= high:
         raise UserError(f"{name} is {value}; it must lie between {low:g} and {high:g}")
+
+
+def check_prompt(text: str) -> str:
+    """The prompt itself, when a text encoder can read it. The empty prompt is fine."""
+    if len(text) > MAX_PROMPT:
+        raise UserError(f"the prompt has {len(text)} characters; the limit is {MAX_PROMPT}")
+    for character in text:
+        kind = unicodedata.category(character)
+        if kind == "Cs":
+            raise UserError("the prompt is not valid UTF-8 text")
+        if kind == "Cc" and character not in "\t\n\r":
+            raise UserError(
+                f"the prompt holds the control character U+{ord(character):04X}; right is plain text"
+            )
+    return text
 
 
 def check_size(size: tuple[int, int]) -> tuple[int, int]:
@@ -52,6 +70,22 @@ def check_depth(
         raise UserError("the depth map has no valid pixel: all are NaN, infinite, zero, negative or masked")
     known = valid | (np.isposinf(values) & usable) if sky == "far" else valid
     return np.where(known, values, np.nan).astype(np.float32), valid
+
+
+def check_mask(name: str, mask: np.ndarray) -> None:
+    """bool (H, W)."""
+    if not isinstance(mask, np.ndarray) or mask.dtype != bool or mask.ndim != 2:
+        what = f"{mask.dtype} {mask.shape}" if isinstance(mask, np.ndarray) else type(mask).__name__
+        raise UserError(f"{name} is {what}; a bool array (H, W) is needed")
+
+
+def check_same_size(name: str, values: np.ndarray, image: np.ndarray) -> None:
+    """Refuse a map or mask (H, W) that is not of its image's size; call it after both were checked."""
+    if values.shape != image.shape[:2]:
+        raise UserError(
+            f"{name} is {values.shape[1]}x{values.shape[0]} pixels, its image "
+            f"{image.shape[1]}x{image.shape[0]}; sizes must agree"
+        )
 
 
 def pair_up(

@@ -1,4 +1,4 @@
-"""The one door to a model: text -> RGB-D, image -> depth, depth -> image.
+"""The one door to a model: text -> RGB-D, image -> depth, depth -> image; completion and inpainting.
 
 Assembles model, codecs and flow. Every task is the same sampler on another schedule of noise-level pairs.
 """
@@ -10,7 +10,6 @@ import os
 import platform
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -23,11 +22,14 @@ import modality_forcing
 from modality_forcing.checkpoint.layouts import Checkpoint, open_checkpoint
 from modality_forcing.codecs.depth import encode_depth, expand, fill_missing, unpatchify
 from modality_forcing.codecs.frame import Frame
-from modality_forcing.codecs.image import decode_image, encode_image, pixels_to_tensor, tensor_to_pixels
+from modality_forcing.codecs.image import decode_image, tensor_to_pixels
 from modality_forcing.codecs.text import CachedTextEncoder, TextEncoder, make_text_encoder
 from modality_forcing.config import ModelConfig, SamplerConfig
 from modality_forcing.devices import memory_advice, resolve_device, resolve_dtype
-from modality_forcing.engine import Engine, Item, OnStep
+from modality_forcing.editing.assembled import DEFAULT, Intrinsics, image_item
+from modality_forcing.editing.completion import Completion
+from modality_forcing.editing.inpainting import Inpainting
+from modality_forcing.engine import Engine, Item, OnStep, Settings
 from modality_forcing.errors import UserError
 from modality_forcing.flow.schedule import (
     depth_to_image_schedule,
@@ -48,26 +50,10 @@ from modality_forcing.inputs import (
 )
 from modality_forcing.model.autoencoder import Autoencoder
 from modality_forcing.model.base import DiffusionTransformer
-from modality_forcing.types import RGBD, Camera, PerModality
-
-Intrinsics = Camera | np.ndarray | Sequence[float] | None
-
-DEFAULT: Any = type("Default", (), {"__repr__": lambda self: "DEFAULT"})()
-"""Marks "the model's own default" where None means something else."""
+from modality_forcing.types import RGBD, PerModality
 
 EMBEDDED = {"lowpoly": Path(__file__).parent / "weights" / "lowpoly"}
 """Models that come with the package."""
-
-
-@dataclass(frozen=True)
-class Settings:
-    """Resolved settings of one call; they go into ``metadata.json`` as they are."""
-
-    task: str
-    steps: int
-    guidance: float
-    log2_alpha: float | None
-    refine_depth: bool
 
 
 def user_cache() -> Path:
@@ -76,8 +62,9 @@ def user_cache() -> Path:
     return (Path(base) if base else Path.home() / ".cache") / "modality-forcing"
 
 
-class Pipeline:
-    """A loaded model with its codecs. Build one with :meth:`from_pretrained`, then call its three tasks.
+class Pipeline(Completion, Inpainting):
+    """A loaded model with its codecs. Build one with :meth:`from_pretrained`, then call its tasks;
+    ``complete`` and ``inpaint`` stand in ``editing/``.
 
     Attributes:
         config: the model's configuration; ``config.sampler`` holds its defaults.
@@ -293,14 +280,8 @@ class Pipeline:
         items, cameras = [], []
         for picture, text, item_seed in zip(images, prompts, seeds, strict=True):
             height, width = picture.shape[:2]
-            frame = Frame.fitted(width, height, area, self._cell)
             cameras.append(resolve_camera(width, height, fov_x=fov_x, fov_y=fov_y, intrinsics=intrinsics))
-            with self.engine.timed("encode"), memory_advice():
-                tokens = encode_image(self.autoencoder, frame.scale_image(pixels_to_tensor(picture)))
-            # Image to depth draws no image noise, so depth takes the seed's first draw.
-            noise = self.engine.noise(item_seed, frame, rgb=False)
-            start = PerModality(rgb=tokens.to(self.device), depth=noise.depth)
-            items.append(Item(frame, start, text, item_seed))
+            items.append(image_item(self, picture, area, text, item_seed))
         found = self.engine.run(items, schedule, settings.guidance, on_step, batch_size)
         results = []
         for picture, camera, item, x in zip(images, cameras, items, found, strict=True):

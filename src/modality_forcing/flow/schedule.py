@@ -71,10 +71,12 @@ def joint_schedule(
     return Schedule(t_rgb, shifted_grid(steps, depth.shift_mu, depth.shift_sigma))
 
 
-def image_to_depth_schedule(steps: int, depth: FlowConfig | None = None) -> Schedule:
-    """The image is given (level 0), depth is sampled."""
+def image_to_depth_schedule(steps: int, depth: FlowConfig | None = None, start: float = 1.0) -> Schedule:
+    """The image is given (level 0), depth is sampled from level ``start``: nodes above it are left out."""
     depth = depth or FlowConfig()
     grid = shifted_grid(steps, depth.shift_mu, depth.shift_sigma)
+    if start < 1.0:
+        grid = torch.cat([torch.tensor([start]), grid[grid < start]])
     return Schedule(torch.zeros_like(grid), grid)
 
 

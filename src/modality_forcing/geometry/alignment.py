@@ -143,25 +143,50 @@ def align_roe(
     return solver(p, g, weights=1.0 / np.asarray(g, dtype=np.float64))
 
 
-def grid_samples(valid: np.ndarray, size: int = ROE_SIZE) -> tuple[np.ndarray, np.ndarray]:
+def grid_samples(valid: np.ndarray, size: int | tuple[int, int] = ROE_SIZE) -> tuple[np.ndarray, np.ndarray]:
     """Nearest masked down-sampling: in each cell of a size x size grid, the valid pixel nearest its centre.
 
     Args:
         valid: bool (H, W).
-        size: cells per side.
+        size: cells per side, or (rows, columns) of the grid.
 
     Returns:
-        rows, columns: int (K,), K <= size * size; cells without a valid pixel give none.
+        rows, columns: int (K,), at most one pixel per cell, in the order of the cells; cells without a valid
+        pixel give none.
     """
-    height, width = valid.shape
-    rows, columns = np.nonzero(valid)
-    y, x = (rows + 0.5) * size / height, (columns + 0.5) * size / width
-    cell = y.astype(np.int64) * size + x.astype(np.int64)
-    distance = (y - np.floor(y) - 0.5) ** 2 * height**2 + (x - np.floor(x) - 0.5) ** 2 * width**2
+    grid_rows, grid_columns = (size, size) if isinstance(size, int) else size
+    row_cell, row_distance = _cells(valid.shape[0], grid_rows)
+    column_cell, column_distance = _cells(valid.shape[1], grid_columns)
+    # Most cells of a dense map hold their central pixel; only the others are searched.
+    middle_rows, middle_columns = _nearest(row_cell, row_distance), _nearest(column_cell, column_distance)
+    direct = valid[np.ix_(middle_rows, middle_columns)]
+    searched = np.ones((grid_rows, grid_columns), dtype=bool)
+    searched[np.ix_(row_cell[middle_rows], column_cell[middle_columns])] = ~direct
+    rows, columns = np.nonzero(valid & searched[np.ix_(row_cell, column_cell)])
+    cell = row_cell[rows] * grid_columns + column_cell[columns]
+    distance = row_distance[rows] + column_distance[columns]
     order = np.lexsort((distance, cell))
     _, first = np.unique(cell[order], return_index=True)
     chosen = order[first]
-    return rows[chosen], columns[chosen]
+    i, j = np.nonzero(direct)
+    rows = np.concatenate([middle_rows[i], rows[chosen]])
+    columns = np.concatenate([middle_columns[j], columns[chosen]])
+    sort = np.argsort(row_cell[rows] * grid_columns + column_cell[columns])
+    return rows[sort], columns[sort]
+
+
+def _cells(length: int, size: int) -> tuple[np.ndarray, np.ndarray]:
+    """Along one side: the cell of every pixel, and its squared distance in pixels from the cell's centre."""
+    place = (np.arange(length) + 0.5) * size / length
+    cell = place.astype(np.int64)
+    return cell, ((place - cell - 0.5) * length) ** 2
+
+
+def _nearest(cell: np.ndarray, distance: np.ndarray) -> np.ndarray:
+    """Of every cell that holds a pixel, the pixel nearest its centre."""
+    order = np.lexsort((distance, cell))
+    _, first = np.unique(cell[order], return_index=True)
+    return order[first]
 
 
 def fit_scale_to_points(depth: np.ndarray, points: np.ndarray, mask: np.ndarray | None = None) -> Alignment:

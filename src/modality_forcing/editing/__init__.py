@@ -1,0 +1,1 @@
+"""Tasks that keep a part of what they are given: completion of sparse depth, inpainting."""
