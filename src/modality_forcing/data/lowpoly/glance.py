@@ -51,7 +51,8 @@ _PLANES = {
     "cylinder": [*_ring(8, 0.5, 0.5), *_CAPS], "cone": [*_ring(8, 0.5, 0.0), *_CAPS],
     "shade": [*_ring(8, 0.5, 0.3), *_CAPS], "vase": [*_ring(8, 0.42, 0.36), *_CAPS],
     "bowl": [*_ring(8, 0.3, 0.5), *_CAPS], "peak": [*_ring(8, 0.47, 0.0), *_CAPS],
-    "capsule": [*_ring(8, 0.48, 0.48), *_CAPS], "torus": [*_ring(8, 0.5, 0.5), *_CAPS],
+    "terrain": [*_ring(8, 0.5, 0.12), *_CAPS], "capsule": [*_ring(8, 0.48, 0.48), *_CAPS],
+    "torus": [*_ring(8, 0.5, 0.5), *_CAPS],
 }  # fmt: skip
 _ROUND = ("sphere", "blob", "rock", "leaf")
 

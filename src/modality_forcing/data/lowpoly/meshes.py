@@ -73,6 +73,22 @@ def _jitter(t: np.ndarray, seed: int, amount: float, keep_bottom: bool = False) 
     return (flat + move[inverse.ravel()]).reshape(t.shape)
 
 
+def _terrain(seed: int, n: int = 14) -> np.ndarray:
+    """A height field on an n x n grid: round bumps that run out to zero at the border, highest point 1."""
+    rng = np.random.default_rng(700 + seed)
+    side = np.linspace(-0.5, 0.5, n + 1)
+    x, y = np.meshgrid(side, side, indexing="ij")
+    height = np.zeros_like(x)
+    for _ in range(9):
+        cx, cy = rng.uniform(-0.38, 0.38), rng.uniform(-0.3, 0.3)
+        wide, deep = rng.uniform(0.07, 0.2), rng.uniform(0.08, 0.22)
+        height += rng.uniform(0.35, 1.0) * np.exp(-(((x - cx) / wide) ** 2) - ((y - cy) / deep) ** 2)
+    height *= (1 - (2 * x) ** 2) * (1 - (2 * y) ** 2)
+    corner = np.stack([x, y, height / height.max()], 2)
+    a, b, c, d = corner[:-1, :-1], corner[1:, :-1], corner[1:, 1:], corner[:-1, 1:]
+    return np.stack([np.stack([a, b, c], 2), np.stack([a, c, d], 2)], 2).reshape(-1, 3, 3)
+
+
 @cache
 def unit_mesh(kind: str) -> np.ndarray:
     """Triangles of one unit shape, float64 (T, 3, 3), x, y in [-0.5, 0.5], z in [0, 1]."""
@@ -128,6 +144,8 @@ def unit_mesh(kind: str) -> np.ndarray:
     if kind.startswith("peak"):
         t = _lathe([0.5, 0.4, 0.3, 0.19, 0.1, 0.0], [0, 0.14, 0.32, 0.56, 0.8, 1.0], 13)
         return _jitter(t, 90 + int(kind[4:]), 0.045, keep_bottom=True)
+    if kind.startswith("terrain"):
+        return _terrain(int(kind[7:]))
     if kind == "capsule":  # round ends fit a height of 2.2 widths
         a = np.linspace(0.0, np.pi / 2, 4)
         low = [(0.5 * np.sin(t), 0.227 * (1 - np.cos(t))) for t in a]

@@ -57,19 +57,20 @@ def ground(b: Builder, m: Material, z: float = 0.0) -> None:
     b.add("plane", 0, 0, z, 3000, 3000, 1, m)
 
 
+def rolling(b: Builder, m: Material, x: float, y: float, wide: float, deep: float, high: float) -> None:
+    """One of six height fields on the ground, turned either way."""
+    yaw = b.pick((0.0, math.pi)) + b.u(-0.15, 0.15)
+    b.add(f"terrain{int(b.u(0, 6))}", x, y, -0.15, wide, deep, high, m, yaw)
+
+
 def hills(b: Builder, m: Material, n: int = 5, low: float = 4.0, high: float = 12.0) -> None:
+    """Two ranges of hills on the horizon, the farther one higher."""
     for i in range(n):
-        w = b.u(60, 120)
-        b.add(
-            "sphere",
-            (i - n / 2 + b.u(0, 1)) * 50,
-            b.u(90, 150),
-            -b.u(low, high) * 1.2,
-            w,
-            w * 0.7,
-            b.u(low, high) * 2.6,
-            m,
-        )
+        near = i % 2 == 0
+        rolling(
+            b, m, (i - n / 2 + b.u(0, 1)) * 62, b.u(85, 105) if near else b.u(125, 160),
+            b.u(110, 170), b.u(40, 60), b.u(low, high) * (0.9 if near else 1.5),
+        )  # fmt: skip
 
 
 def park(b: Builder) -> None:
@@ -150,9 +151,10 @@ def desert(b: Builder) -> None:
     mood(b, ("sun", "sun", "golden", "golden", "dusk", "night"))
     b.light.clouds *= 0.5
     ground(b, SAND)
-    for i in range(7):
-        w = b.u(14, 40)
-        b.add("sphere", (i - 3) * 12 + b.u(-5, 5), b.u(24, 75), -b.u(4.0, 5.0), w, w * 0.6, b.u(7, 10), SAND)
+    for i in range(6):
+        rolling(
+            b, SAND, (i - 2.5) * 17 + b.u(-6, 6), b.u(38, 85), b.u(34, 70), b.u(18, 30), b.u(2.0, 4.5)
+        )  # fmt: skip
     stone = Material((0.82, 0.66, 0.42), (0.66, 0.51, 0.32), "bricks", 1.6)
     kind = b.pick(("pyramids", "pyramids", "pyramids", "mesa", "oasis"))
     if kind == "pyramids":
@@ -211,7 +213,7 @@ def mountains(b: Builder) -> None:
             b.add(f"peak{int(b.u(0, 5))}", 0, 0, 0, w, w, h, Material(ROCK.colour, ROCK.second, "snow", 14.0))
     hill = Material((0.22, 0.38, 0.16), (0.32, 0.46, 0.2), "noise", 5.0)
     for i in range(6):
-        b.add("sphere", (i - 2.5) * 26 + b.u(-6, 6), b.u(58, 75), -b.u(4, 6), 46, 26, b.u(12, 17), hill)
+        rolling(b, hill, (i - 2.5) * 28 + b.u(-6, 6), b.u(64, 80), b.u(55, 85), b.u(24, 30), b.u(5, 11))
     if lake:
         with b.object("lake", (), 0, 30, 0, 0, 1.5):
             b.add("cylinder", b.u(-4, 4), 0, 0.0, b.u(40, 60), 46, 0.04, WATER)
