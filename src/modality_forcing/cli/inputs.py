@@ -9,20 +9,18 @@ import math
 import re
 import secrets
 import tempfile
-import unicodedata
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 from modality_forcing.errors import UserError
-from modality_forcing.inputs import MAX_ALPHA, MAX_GUIDANCE, MAX_SEED, MAX_SIDE, MAX_STEPS
+from modality_forcing.inputs import MAX_ALPHA, MAX_GUIDANCE, MAX_SEED, MAX_SIDE, MAX_STEPS, check_prompt
 
 if TYPE_CHECKING:
     from modality_forcing.io.depth_files import DepthMap
     from modality_forcing.io.images import LoadedImage
 
-MAX_PROMPT = 10_000  # characters; the longest text encoder hears about 2 500 of them
 MAX_PROMPTS_FILE = 10_000_000  # bytes
 MAX_RESULTS = 10_000
 IMAGE_ENDINGS = (".png", ".jpg", ".jpeg", ".webp", ".tif", ".tiff", ".bmp", ".gif", ".avif")
@@ -82,7 +80,7 @@ def check_run(
     return Run(
         seeds=seeds(seed, num_images),
         camera=camera_options(fov_x, fov_y, intrinsics),
-        model=_model_options(model, text_encoder, device, dtype, compile),
+        model=model_options(model, text_encoder, device, dtype, compile),
         sampling={key: value for key, value in sampling.items() if value is not None},
         cloud={key: value for key, value in cloud.items() if value is not None},
         out=writable_folder(out),
@@ -129,21 +127,6 @@ def parse_log2_alpha(text: str | None) -> dict[str, Any]:
         raise UserError(f"--log2-alpha is {text[:40]!r}; right is a number or 'none'") from None
     in_range("--log2-alpha", value, -MAX_ALPHA, MAX_ALPHA)
     return {"log2_alpha": value}
-
-
-def check_prompt(text: str) -> str:
-    """The prompt itself, when a text encoder can read it. The empty prompt is fine."""
-    if len(text) > MAX_PROMPT:
-        raise UserError(f"the prompt has {len(text)} characters; the limit is {MAX_PROMPT}")
-    for character in text:
-        kind = unicodedata.category(character)
-        if kind == "Cs":
-            raise UserError("the prompt is not valid UTF-8 text")
-        if kind == "Cc" and character not in "\t\n\r":
-            raise UserError(
-                f"the prompt holds the control character U+{ord(character):04X}; right is plain text"
-            )
-    return text
 
 
 def prompts(given: Sequence[str] | None, file: str | None) -> list[str]:
@@ -284,9 +267,10 @@ def writable_folder(text: str, option: str = "--out") -> Path:
     return out
 
 
-def _model_options(
+def model_options(
     model: str, text_encoder: str | None, device: str, dtype: str | None, compile: bool
 ) -> dict[str, Any]:
+    """The options that choose a model, checked, as arguments of ``Pipeline.from_pretrained``."""
     if not model or "\0" in model:
         raise UserError(f"--model is {model!r}; right is a name, a folder or a Hub id")
     if not re.fullmatch(r"auto|cpu|mps|cuda(:\d{1,3})?", device):

@@ -10,7 +10,19 @@ from typing import Annotated, Any, NoReturn
 import typer
 
 from modality_forcing import __version__
-from modality_forcing.cli import convert, d2i, data, doctor, i2d, joint, models, train
+from modality_forcing.cli import (
+    complete,
+    convert,
+    d2i,
+    data,
+    doctor,
+    i2d,
+    inpaint,
+    joint,
+    models,
+    serve,
+    train,
+)
 from modality_forcing.cli import eval as evaluate
 from modality_forcing.errors import OutOfMemoryError, TrainingError, UserError
 
@@ -39,12 +51,15 @@ app = typer.Typer(
 app.command("joint")(joint.joint)
 app.command("i2d")(i2d.i2d)
 app.command("d2i")(d2i.d2i)
+app.command("complete")(complete.complete)
+app.command("inpaint")(inpaint.inpaint)
 app.command("train")(train.train)
 app.command("convert")(convert.convert)
 app.command("models")(models.models)
 app.add_typer(data.app, name="data")
 app.add_typer(evaluate.app, name="eval")
 app.command("doctor")(doctor.doctor)
+app.command("serve")(serve.serve)
 
 
 @app.callback(invoke_without_command=True)

@@ -1,0 +1,139 @@
+"""Which place of the procedural world a picture shows: a small convolutional network, and its features for
+FID.
+
+Trained on renders by ``recipes/lowpoly/classifier.py``. It says whether a generated picture is what its
+prompt named, and its pooled features stand in for Inception's where nothing can be downloaded.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from modality_forcing.data.lowpoly import PLACES, WORLD_VERSION
+from modality_forcing.errors import UserError
+from modality_forcing.io.atomic import atomic_file
+
+EMBEDDED = Path(__file__).resolve().parent.parent / "weights" / "lowpoly-classifier"
+FILE = "model.safetensors"
+SIDE = 64  # pixels: every picture is brought to this size
+CHANNELS = (24, 48, 72, 96, 120)
+BATCH = 64
+
+
+class PlaceClassifier(nn.Module):
+    """Five convolutions of stride 2 (but the last), global mean, one linear layer.
+
+    Attributes:
+        facts: how it was trained; "accuracy" is that on renders it never saw.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        layers: list[nn.Module] = []
+        width = 3
+        for number, channels in enumerate(CHANNELS):
+            stride = 1 if number == len(CHANNELS) - 1 else 2
+            layers += [
+                nn.Conv2d(width, channels, 3, stride, padding=1, bias=False),
+                nn.GroupNorm(8, channels),
+                nn.SiLU(),
+            ]
+            width = channels
+        self.body = nn.Sequential(*layers)
+        self.head = nn.Linear(width, len(PLACES))
+        self.facts: dict[str, Any] = {}
+
+    def features(self, x: Tensor) -> Tensor:
+        """(B, 3, SIDE, SIDE) in [-1, 1] to (B, D)."""
+        return self.body(x).mean(dim=(2, 3))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, 3, SIDE, SIDE) in [-1, 1] to logits (B, places)."""
+        return self.head(self.features(x))
+
+    @torch.no_grad()
+    def describe(self, images: Sequence[np.ndarray]) -> np.ndarray:
+        """float64 (N, D) features of uint8 (H, W, 3) pictures of any sizes."""
+        return self._over(images, self.features)
+
+    @torch.no_grad()
+    def places(self, images: Sequence[np.ndarray]) -> list[str]:
+        """The likeliest place of each picture."""
+        return [PLACES[i] for i in self._over(images, self.forward).argmax(axis=1)] if len(images) else []
+
+    def _over(self, images: Sequence[np.ndarray], function: Any) -> np.ndarray:
+        device = self.head.weight.device
+        parts = []
+        for i in range(0, len(images), BATCH):
+            pixels = np.stack([shrink(image) for image in images[i : i + BATCH]])
+            parts.append(function(to_tensor(pixels).to(device)).double().cpu().numpy())
+        return np.concatenate(parts)
+
+
+def shrink(image: np.ndarray) -> np.ndarray:
+    """uint8 (SIDE, SIDE, 3): the middle square, averaged."""
+    height, width = image.shape[:2]
+    side = min(height, width)
+    top, left = (height - side) // 2, (width - side) // 2
+    square = Image.fromarray(image[top : top + side, left : left + side])
+    return np.asarray(square.resize((SIDE, SIDE), Image.Resampling.BOX))
+
+
+def to_tensor(pixels: np.ndarray) -> Tensor:
+    """uint8 (B, H, W, 3) to float (B, 3, H, W) in [-1, 1]."""
+    return torch.from_numpy(pixels).permute(0, 3, 1, 2).float() / 127.5 - 1.0
+
+
+def save_classifier(model: PlaceClassifier, folder: Path, facts: dict[str, Any]) -> Path:
+    """Write ``model.safetensors`` with the facts in its header."""
+    text = {"facts": json.dumps({**facts, "places": list(PLACES), "world_version": WORLD_VERSION})}
+    state = {name: value.detach().cpu().contiguous() for name, value in model.state_dict().items()}
+    with atomic_file(folder / FILE) as aside:
+        save_file(state, aside, metadata=text)
+    return folder / FILE
+
+
+def load_classifier(folder: Path | None = None) -> PlaceClassifier:
+    """The classifier of a folder, or the embedded one.
+
+    Raises:
+        UserError: there is none, it is damaged, or it knows other places.
+    """
+    path = (EMBEDDED if folder is None else folder) / FILE
+    if not path.is_file():
+        raise UserError(
+            f"there is no place classifier at {path}; train one with recipes/lowpoly/classifier.py and name"
+            " it with --classifier, or go without: --features none"
+        )
+    try:
+        with safe_open(path, "pt") as file:
+            facts = json.loads((file.metadata() or {})["facts"])
+            state = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+        if facts["places"] != list(PLACES):
+            raise UserError(f"place classifier {path} was trained for other places")
+        model = PlaceClassifier()
+        model.load_state_dict(state)
+    except UserError:
+        raise
+    except (SafetensorError, OSError, KeyError, ValueError, TypeError, RuntimeError) as error:
+        raise UserError(
+            f"place classifier {path} cannot be used: {' '.join(str(error).split())[:160]}"
+        ) from None
+    model.facts = facts
+    return model.eval().requires_grad_(False)
+
+
+def place_in(text: str) -> str | None:
+    """The place a prompt names: the one named first; None when it names none."""
+    found = [(text.lower().find(place), -len(place), place) for place in PLACES if place in text.lower()]
+    return min(found)[2] if found else None
