@@ -206,7 +206,8 @@ def _read_npz(path: Path) -> _Raw:
 
 def _read_png(path: Path) -> _Raw:
     try:
-        with Image.open(path, formats=["PNG"]) as image:
+        with Image.open(path, formats=["PNG"]) as opened:
+            image: Image.Image = opened
             check_size(image.width, image.height, f"depth map {path}")
             image.load()
             text = cast(PngImagePlugin.PngImageFile, image).text

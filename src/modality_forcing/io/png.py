@@ -54,7 +54,8 @@ def picture_from_bytes(content: bytes, kind: str, mode: str, size: tuple[int, in
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # Pillow warns of large pictures; the size is checked here
-            with Image.open(io.BytesIO(content), formats=[kind]) as image:
+            with Image.open(io.BytesIO(content), formats=[kind]) as opened:
+                image: Image.Image = opened
                 if image.size != size:
                     raise ValueError(
                         f"it is {image.width}x{image.height} pixels instead of {size[0]}x{size[1]}"
