@@ -39,8 +39,8 @@ ALLOWED: dict[str, set[str]] = {
         "types", "config", "errors", "inputs", "devices", "engine", "model", "codecs", "flow", "geometry",
     },
     "pipeline": {
-        "types", "config", "errors", "presets", "inputs", "devices", "engine", "editing", "model", "codecs", "flow",
-        "checkpoint", "geometry", "io",
+        "types", "config", "errors", "presets", "inputs", "devices", "engine", "editing", "model", "codecs",
+        "flow", "checkpoint", "geometry", "io",
     },
     "training": {
         "types", "config", "errors", "presets", "model", "codecs", "flow", "losses", "data", "checkpoint",
@@ -67,6 +67,7 @@ NOT_IN_BASE = (
     "accelerate",
     "matplotlib",
     "torch_fidelity",
+    "ray",
     "torchvision",
     "pytest",
     "sklearn",
