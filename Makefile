@@ -43,6 +43,15 @@ $(VENV)/.dev: $(VENV)/.base
 	$(PIP) -e '.[dev]'
 	@touch $@
 
+# The web page is tested in a real browser: the system's, or one fetched here. Without any, those tests are skipped.
+$(VENV)/.browser: $(VENV)/.dev
+	@if command -v chromium || command -v google-chrome; then :; \
+	elif [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then \
+	  apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends chromium; \
+	else $(BIN)/python -m playwright install chromium; \
+	fi >/dev/null || echo "note: no Chromium here, so tests/browser will be skipped"
+	@touch $@
+
 demo: $(VENV)/.base
 	$(BIN)/mf joint --prompt "$(PROMPT)"
 
@@ -51,7 +60,7 @@ lint: $(VENV)/.dev
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
-test: lint
+test: lint $(VENV)/.browser
 	$(BIN)/python -m pytest -q -n $(JOBS) --dist loadfile
 
 bench: $(VENV)/.base

@@ -1,0 +1,1 @@
+"""The web page of ``mf serve``: forms, live previews, results to look at. ``build.mount`` mounts it."""
