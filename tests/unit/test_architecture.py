@@ -52,7 +52,8 @@ ALLOWED: dict[str, set[str]] = {
         "codecs", "checkpoint", "data", "pipeline", "training", "evaluation", "server",
     },
     "server": {
-        "types", "config", "errors", "presets", "inputs", "flow", "geometry", "viz", "io", "codecs", "pipeline",
+        "types", "config", "errors", "presets", "inputs", "flow", "geometry", "viz", "io", "codecs",
+        "pipeline",
     },
     "client": {"errors"},
     "__main__": {"cli"},
