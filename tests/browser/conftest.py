@@ -27,9 +27,9 @@ def _free_port() -> int:
         return probe.getsockname()[1]
 
 
-@pytest.fixture(scope="session")
-def server(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[SimpleNamespace]:
-    """``mf serve`` in a thread of this process, with its worker process: ``address``, ``service``."""
+@contextlib.contextmanager
+def serving(model: str, data: Path) -> Iterator[SimpleNamespace]:
+    """``mf serve`` of one model in a thread of this process, with its worker process."""
     pytest.importorskip("gradio")
     uvicorn = pytest.importorskip("uvicorn")
     from modality_forcing.server.app import create_app
@@ -38,8 +38,8 @@ def server(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterat
 
     port = _free_port()
     settings = ServerSettings(
-        models={"tiny": str(tiny_model)}, data=tmp_path_factory.mktemp("page"), port=port, devices=("cpu",),
-        preview_every=0.0, rate=10_000, grace=1.0,
+        models={"tested": model}, data=data, port=port, devices=("cpu",), preview_every=0.0, rate=10_000,
+        grace=1.0,
     )  # fmt: skip
     app = create_app(settings, page=mount)
     running = uvicorn.Server(uvicorn.Config(app, host="127.0.0.1", port=port, log_level="warning"))
@@ -58,6 +58,20 @@ def server(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterat
 
 
 @pytest.fixture(scope="session")
+def server(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[SimpleNamespace]:
+    """A server of the tiny model: ``address``, ``service``."""
+    with serving(str(tiny_model), tmp_path_factory.mktemp("page")) as running:
+        yield running
+
+
+@pytest.fixture(scope="session")
+def embedded_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SimpleNamespace]:
+    """A server of the model inside the package."""
+    with serving("lowpoly", tmp_path_factory.mktemp("embedded")) as running:
+        yield running
+
+
+@pytest.fixture(scope="session")
 def chromium() -> Iterator[Any]:
     """Chromium: the system's where there is one, else Playwright's."""
     api = pytest.importorskip("playwright.sync_api")
@@ -73,7 +87,21 @@ def chromium() -> Iterator[Any]:
 
 @pytest.fixture
 def visitor(chromium: Any, server: SimpleNamespace) -> Iterator[Any]:
-    """Opens the page as somebody new: ``visitor(path, **options of the context)``.
+    """A visitor of the tiny model's server."""
+    with visiting(chromium, server) as visit:
+        yield visit
+
+
+@pytest.fixture
+def embedded_visitor(chromium: Any, embedded_server: SimpleNamespace) -> Iterator[Any]:
+    """A visitor of the embedded model's server."""
+    with visiting(chromium, embedded_server) as visit:
+        yield visit
+
+
+@contextlib.contextmanager
+def visiting(chromium: Any, server: SimpleNamespace) -> Iterator[Any]:
+    """Opens the page as somebody new: ``visit(path, **options of the context)``.
 
     At the end nothing may have left this computer, and no script may have failed.
     """

@@ -228,6 +228,37 @@ def test_inpaint_changes_what_was_painted_and_nothing_else(
     assert not changed[96:].any()
 
 
+INPUTS = {
+    "joint": {}, "i2d": {"image": "street.png"}, "d2i": {"depth": "street_depth.png"},
+    "complete": {"image": "street.png", "depth": "street_sparse.png"}, "inpaint": {"image": "street.png"},
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("task", INPUTS)
+def test_every_tab_on_the_embedded_model(
+    embedded_visitor: Any, embedded_server: SimpleNamespace, task: str
+) -> None:
+    page = embedded_visitor()
+    open_tab(page, task)
+    for field, name in INPUTS[task].items():
+        choose(page, task, field, name)
+    if task == "inpaint":
+        page.wait_for_selector("#inpaint-paint mf-paint[data-state=ready]")
+        page.locator("#inpaint-paint canvas").focus()
+        page.keyboard.press("Space")
+    page.fill(f"#{task}-prompt textarea", "a street with houses")
+    page.click("text=How it is made >> visible=true")
+    page.fill(f"#{task}-steps :is(input, textarea)", "4")
+    job = finish(page, task)
+    metadata = check_files(embedded_server, page, job, task)
+    assert metadata["provenance"]["model"]["name"] == "lowpoly"
+    depth = np.load(io.BytesIO(fetch(embedded_server, job, "depth.npy")))
+    picture = np.array(Image.open(io.BytesIO(fetch(embedded_server, job, "rgb.png"))))
+    assert depth.shape == picture.shape[:2] == (128, 128)
+    assert picture.std() > 5  # not one colour
+    assert np.ptp(depth[depth > 0]) > 0.1
+
+
 def test_previews_of_both_pictures_and_cancel(visitor: Any, server: SimpleNamespace) -> None:
     page = visitor()
     page.fill("#joint-prompt textarea", "slow")
