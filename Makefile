@@ -63,8 +63,8 @@ lint: $(VENV)/.dev
 test: lint $(VENV)/.browser
 	$(BIN)/python -m pytest -q -n $(JOBS) --dist loadfile
 
-bench: $(VENV)/.base
-	@for script in benchmarks/*.py; do echo "== $$script"; $(BIN)/python $$script || exit 1; done
+bench: $(VENV)/.dev
+	@for script in benchmarks/[a-z]*.py; do echo "== $$script"; $(BIN)/python $$script || exit 1; done
 
 clean:
 	rm -rf $(VENV) build dist .pytest_cache .ruff_cache .mypy_cache

@@ -11,13 +11,12 @@ least relative L1; "plain" linear interpolation of the points, without any model
 from __future__ import annotations
 
 import argparse
-import json
 from pathlib import Path
 
+import _report
 import numpy as np
 from scipy.interpolate import griddata
 
-import modality_forcing
 from modality_forcing import Pipeline
 from modality_forcing.config.training import SensorConfig
 from modality_forcing.data.lowpoly import make_sample, split_seed
@@ -117,13 +116,11 @@ def main() -> None:
             rows.append({"sensor": kind, "share": density, "scenes": len(used), "abs_rel": errors})
             numbers = "".join(f"{errors[name]:12.4f}" for name in columns)
             print(f"{kind:18}{density:7.3f}{len(used):8d}{numbers}", flush=True)
-    if arguments.json is not None:
-        record = {
-            "version": modality_forcing.__version__, "model": pipeline.config.name,
-            "weights": pipeline.weights_hash, "split": arguments.split, "size": SIZE,
-            "steps": arguments.steps, "rows": rows,
-        }  # fmt: skip
-        arguments.json.write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
+    found = {
+        "model": pipeline.config.name, "weights": pipeline.weights_hash, "split": arguments.split,
+        "size": SIZE, "steps": arguments.steps, "rows": rows,
+    }  # fmt: skip
+    _report.write(arguments.json, found)
 
 
 if __name__ == "__main__":

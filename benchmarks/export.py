@@ -6,19 +6,16 @@ python benchmarks/export.py [--points 1000000] [--repeats 3] [--json out.json]
 from __future__ import annotations
 
 import argparse
-import json
-import os
-import platform
 import tempfile
 import time
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
+import _report
 import numpy as np
 import trimesh
 
-import modality_forcing
 from modality_forcing.geometry.cloud import PointCloud, point_cloud
 from modality_forcing.io.exports import write_glb, write_ply
 from modality_forcing.types import RGBD, Camera
@@ -71,25 +68,10 @@ def main() -> None:
     print(f"{'step':<14}{'seconds':>9}{'MB':>8}")
     for title, value in seconds.items():
         print(f"{title:<14}{value:>9.3f}" + (f"{megabytes[title]:>8.1f}" if title in megabytes else ""))
-    if arguments.json:
-        report = {
-            "points": len(cloud),
-            "repeats": arguments.repeats,
-            "seconds": seconds,
-            "megabytes": megabytes,
-            "machine": {
-                "system": platform.platform(),
-                "processor": platform.machine(),
-                "cores": os.cpu_count(),
-            },
-            "versions": {
-                "modality_forcing": modality_forcing.__version__,
-                "python": platform.python_version(),
-                "numpy": np.__version__,
-                "trimesh": trimesh.__version__,
-            },
-        }
-        arguments.json.write_text(json.dumps(report, indent=2) + "\n")
+    found = {
+        "points": len(cloud), "repeats": arguments.repeats, "seconds": seconds, "megabytes": megabytes,
+    }  # fmt: skip
+    _report.write(arguments.json, found, packages=("trimesh",))
 
 
 if __name__ == "__main__":

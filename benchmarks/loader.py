@@ -12,9 +12,6 @@ from __future__ import annotations
 
 import argparse
 import io
-import json
-import os
-import platform
 import tempfile
 import time
 from collections.abc import Callable
@@ -22,12 +19,11 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import _report
 import numpy as np
-import PIL
 import torch
 from PIL import Image
 
-import modality_forcing
 from modality_forcing.config import AugmentConfig, DataConfig, SensorConfig, SourceConfig
 from modality_forcing.data.sensors import KINDS
 from modality_forcing.data.shards import ShardSet
@@ -131,17 +127,7 @@ def main() -> None:
     print(f"{'work':<50}{'readers':>8}{'samples/s':>11}")
     for row in table:
         print(f"{row['work']:<50}{row['workers'] or 'none':>8}{row['samples_per_s']:>11.0f}")
-    if arguments.json:
-        machine = {"system": platform.platform(), "processor": platform.machine(), "cores": os.cpu_count()}
-        versions = {
-            "modality_forcing": modality_forcing.__version__,
-            "python": platform.python_version(),
-            "torch": torch.__version__,
-            "numpy": np.__version__,
-            "pillow": PIL.__version__,
-        }
-        report = {"machine": machine, "versions": versions, "bytes_per_sample": size, "rows": table}
-        arguments.json.write_text(json.dumps(report, indent=1) + "\n")
+    _report.write(arguments.json, {"bytes_per_sample": size, "rows": table})
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""``python benchmarks/metrics.py [--out FILE.json]``: time of alignment and metrics on one 640x480 picture.
+"""``python benchmarks/metrics.py [--json FILE]``: time of alignment and metrics on one 640x480 picture.
 
 Synthetic maps (walls, boxes, noise, a tenth of the pixels unknown). Per alignment: median milliseconds of one
 call on one thread, and per picture with two threads, which is how an evaluation would use two cores.
@@ -7,15 +7,12 @@ call on one thread, and per picture with two threads, which is how an evaluation
 from __future__ import annotations
 
 import argparse
-import json
-import os
-import platform
 import statistics
-import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+import _report
 import numpy as np
 
 from modality_forcing.evaluation.fitting import ALIGNMENTS, fit_depth
@@ -38,7 +35,7 @@ def main() -> None:
     """Print the table and write it."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--rounds", type=int, default=15)
-    parser.add_argument("--out", type=Path, default=None)
+    parser.add_argument("--json", type=Path, default=None)
     options = parser.parse_args()
     pairs = [maps(seed) for seed in range(4)]
     rows = []
@@ -71,14 +68,7 @@ def main() -> None:
     affine = next(row for row in rows if row["alignment"] == "affine")
     best = affine["fastest_ms"]["two"]
     print(f"target for affine: {TARGET_MS:g} ms per picture on 2 cores; fastest round {best:.1f}")
-    if options.out is not None:
-        options.out.parent.mkdir(parents=True, exist_ok=True)
-        facts = {
-            "numpy": np.__version__, "python": platform.python_version(), "cores": os.cpu_count(),
-            "omp_num_threads": os.environ.get("OMP_NUM_THREADS"), "width": WIDTH, "height": HEIGHT,
-            "load": os.getloadavg() if sys.platform != "win32" else None,
-        }  # fmt: skip
-        options.out.write_text(json.dumps({**facts, "rows": rows}, indent=1) + "\n", encoding="utf-8")
+    _report.write(options.json, {"width": WIDTH, "height": HEIGHT, "rows": rows}, packages=("scipy",))
 
 
 if __name__ == "__main__":

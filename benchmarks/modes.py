@@ -10,9 +10,7 @@ Floor of a joint run with the embedded model, in operations: 14.9 M parameters o
 from __future__ import annotations
 
 import argparse
-import json
 import os
-import platform
 import shutil
 import statistics
 import subprocess
@@ -21,10 +19,9 @@ import tempfile
 import time
 from pathlib import Path
 
+import _report
 import numpy as np
 from PIL import Image
-
-import modality_forcing
 
 MF = [sys.executable, "-m", "modality_forcing.cli.main"]
 
@@ -79,17 +76,7 @@ def main() -> None:
         report.append({"mode": name, "seconds": seconds, "peak_mb": memory, "runs": runs})
         print(f"{name:<14}{seconds:>9.2f}{memory:>8.0f}")
     shutil.rmtree(folder)
-    if arguments.json:
-        import torch
-
-        machine = {"system": platform.platform(), "processor": platform.machine(), "cores": os.cpu_count()}
-        versions = {
-            "modality_forcing": modality_forcing.__version__,
-            "python": platform.python_version(),
-            "torch": torch.__version__,
-        }
-        text = json.dumps({"machine": machine, "versions": versions, "modes": report}, indent=1)
-        arguments.json.write_text(text + "\n")
+    _report.write(arguments.json, {"modes": report})
 
 
 if __name__ == "__main__":

@@ -19,16 +19,14 @@ float32, about 430 bytes. "tests" counts them.
 from __future__ import annotations
 
 import argparse
-import json
 import multiprocessing
 import os
-import platform
 import time
 from pathlib import Path
 
+import _report
 import torch
 
-import modality_forcing
 from modality_forcing.data.lowpoly import render as renderer
 from modality_forcing.data.lowpoly.places import make_scene
 from modality_forcing.data.lowpoly.raycast import RayCaster
@@ -181,19 +179,8 @@ def main() -> None:
                 flush=True,
             )
     pool.close()
-    if a.json:
-        names = [torch.cuda.get_device_name(d) for d in a.devices if d.startswith("cuda")]
-        machine = {
-            "system": platform.platform(), "processor": platform.machine(), "cores": os.cpu_count(),
-            "accelerators": names, "load": os.getloadavg(),
-        }  # fmt: skip
-        versions = {
-            "modality_forcing": modality_forcing.__version__,
-            "python": platform.python_version(),
-            "torch": torch.__version__,
-        }
-        text = json.dumps({"machine": machine, "versions": versions, "rows": report}, indent=1)
-        a.json.write_text(text + "\n", encoding="utf-8")
+    names = [torch.cuda.get_device_name(d) for d in a.devices if d.startswith("cuda")]
+    _report.write(a.json, {"accelerators": names, "rows": report}, packages=("embreex",))
 
 
 if __name__ == "__main__":

@@ -7,18 +7,15 @@ python benchmarks/sensors.py [--samples 30] [--size 128] [--json out.json] [--pi
 from __future__ import annotations
 
 import argparse
-import json
-import os
-import platform
 import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import _report
 import numpy as np
 from PIL import Image
 
-import modality_forcing
 from modality_forcing.config.training import AugmentConfig, SensorConfig
 from modality_forcing.data.augment import augment
 from modality_forcing.data.lowpoly import PLACES, make_sample, split_seed
@@ -143,13 +140,8 @@ def main() -> None:
         picture(
             arguments.picture, [make_sample(split_seed("val", 40), 160, 160, place=place) for place in places]
         )
-    if arguments.json:
-        record = {
-            "version": modality_forcing.__version__, "machine": platform.machine(), "cpus": os.cpu_count(),
-            "numpy": np.__version__, "size": arguments.size, "samples": len(samples), "sensors": rows,
-            "augment_ms": changes,
-        }  # fmt: skip
-        arguments.json.write_text(json.dumps(record, indent=1))
+    found = {"size": arguments.size, "samples": len(samples), "sensors": rows, "augment_ms": changes}
+    _report.write(arguments.json, found)
 
 
 if __name__ == "__main__":

@@ -17,7 +17,6 @@ import argparse
 import io
 import json
 import os
-import platform
 import signal
 import subprocess
 import sys
@@ -29,10 +28,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import _report
 import numpy as np
 from PIL import Image
 
-import modality_forcing
 from modality_forcing.client import Client
 
 EVERY = 10  # jobs between looks at the memory
@@ -271,15 +270,11 @@ def main() -> None:
         "clients": arguments.clients,
         "batch_size": arguments.batch_size,
         "load_of_the_computer_before": load_before,
-        "cores": os.cpu_count(),
-        "machine": platform.processor() or platform.machine(),
-        "version": modality_forcing.__version__,
     }
     for name, value in found.items():
         shown = f"{value:.3f}" if isinstance(value, float) else value
         print(f"{name:<30}{shown}")
-    if arguments.json is not None:
-        arguments.json.write_text(json.dumps(found, indent=2) + "\n", encoding="utf-8")
+    _report.write(arguments.json, found, packages=("fastapi", "uvicorn"))
 
 
 if __name__ == "__main__":

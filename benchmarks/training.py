@@ -13,7 +13,6 @@ product reaches on this device.
 from __future__ import annotations
 
 import argparse
-import json
 import platform
 import tempfile
 import time
@@ -22,9 +21,9 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import _report
 import torch
 
-import modality_forcing
 from modality_forcing.config import ForcingConfig, TrainConfig
 from modality_forcing.training.data import Batch
 from modality_forcing.training.distributed import World, current_world
@@ -177,12 +176,11 @@ def main() -> None:
                 f"{recipe:28} {row['step_s']:8.3f}s {row['tokens_per_s']:10.0f} {row['tflops']:8.2f} "
                 f"{mfu:>6} {row['of_matmul']:7.1%} {gib:>7}", flush=True,
             )  # fmt: skip
-    if options.json and world.first:
+    if world.first:
         about = {
-            "version": modality_forcing.__version__, "torch": torch.__version__, "device": name,
-            "threads": torch.get_num_threads(), "steps": options.steps, "set": options.set,
+            "device": name, "threads": torch.get_num_threads(), "steps": options.steps, "set": options.set,
         }  # fmt: skip
-        options.json.write_text(json.dumps({**about, "recipes": rows}, indent=1))
+        _report.write(options.json, {**about, "recipes": rows})
 
 
 if __name__ == "__main__":

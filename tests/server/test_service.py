@@ -5,14 +5,16 @@ from __future__ import annotations
 import io
 import os
 import signal
+import threading
 import time
-from collections.abc import Callable
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-from serving import finished, npy, settings, until
+from serving import PATIENCE, finished, npy, settings, until
 
 from modality_forcing.errors import UserError
 from modality_forcing.server.errors import Refused
@@ -27,19 +29,51 @@ def service(http: Any) -> JobService:
     return http.app.state.service
 
 
-def kill_worker_while(service: JobService, condition: Callable[[], bool]) -> None:
-    """End the worker process the hard way as soon as the condition holds."""
-    until(condition, "the moment to end the worker had come")
+@contextmanager
+def worker_held(service: JobService) -> Iterator[None]:
+    """The worker computes nothing while the block runs: what is submitted in it queues up."""
+    pid = worker_pid(service)
+    os.kill(pid, signal.SIGSTOP)
+    try:
+        yield
+    finally:
+        os.kill(pid, signal.SIGCONT)
+
+
+def worker_pid(service: JobService) -> int:
+    """The process that computes."""
     child = service.dispatchers[0]._child
     assert child is not None
-    os.kill(child.process.pid, signal.SIGKILL)
+    return child.process.pid
+
+
+def kill_worker_at_step_of(service: JobService, jobs: list[Any]) -> None:
+    """End the worker the hard way at the first step of a batch of just these jobs; returns when it is done.
+
+    It happens in the thread that hears of the step: nothing can be missed between two looks.
+    """
+    dispatcher, wanted, hear = service.dispatchers[0], {job.id for job in jobs}, service.dispatchers[0]._hear
+    killed = threading.Event()
+
+    def kill_at_step(message: dict[str, Any]) -> None:
+        hear(message)
+        if message["event"] == "step" and set(dispatcher.progress) == wanted and not killed.is_set():
+            os.kill(worker_pid(service), signal.SIGKILL)
+            killed.set()
+
+    dispatcher._hear = kill_at_step  # type: ignore[method-assign]
+    try:
+        assert killed.wait(PATIENCE), "these jobs never made a step together"
+    finally:
+        dispatcher._hear = hear  # type: ignore[method-assign]
 
 
 def test_jobs_that_arrive_together_share_a_batch(service: JobService) -> None:
     """Equal to single runs up to the rounding that the pipeline allows; other options do not mix."""
-    first, _ = service.submit("joint", {"prompt": "first", "steps": 40})  # the others queue behind it
-    jobs = [service.submit("joint", {"prompt": "a ball", "seed": seed})[0] for seed in range(4)]
-    other, _ = service.submit("joint", {"prompt": "a ball", "seed": 0, "steps": 3})
+    with worker_held(service):
+        first, _ = service.submit("joint", {"prompt": "first", "steps": 40})
+        jobs = [service.submit("joint", {"prompt": "a ball", "seed": seed})[0] for seed in range(4)]
+        other, _ = service.submit("joint", {"prompt": "a ball", "seed": 0, "steps": 3})
     ended = [finished(service, job.id) for job in (first, *jobs, other)]
     assert [job.state for job in ended] == ["done"] * 6
     assert len({job.started for job in ended[1:5]}) == 1
@@ -83,9 +117,10 @@ def test_cancelling(service: JobService) -> None:
 def test_a_crash_fails_that_job_alone_and_the_worker_returns(service: JobService) -> None:
     service.metrics.restarts.inc(0)
     before = service.metrics.registry.get_sample_value("mf_worker_restarts_total") or 0
-    victim, _ = service.submit("joint", {"prompt": "a", "steps": 100})
-    others = [service.submit("joint", {"prompt": "b", "seed": n, "steps": 2})[0] for n in range(3)]
-    kill_worker_while(service, lambda: service.get(victim.id).progress.step > 0)
+    with worker_held(service):
+        victim, _ = service.submit("joint", {"prompt": "a", "steps": 100})
+        others = [service.submit("joint", {"prompt": "b", "seed": n, "steps": 2})[0] for n in range(3)]
+    kill_worker_at_step_of(service, [victim])
     ended = finished(service, victim.id)
     assert ended.state == "failed"
     assert ended.error == "the worker ended while it computed this job"
@@ -95,9 +130,10 @@ def test_a_crash_fails_that_job_alone_and_the_worker_returns(service: JobService
 
 @pytest.mark.slow
 def test_a_crash_of_a_batch_fails_none_that_is_innocent(service: JobService) -> None:
-    service.submit("joint", {"prompt": "first", "steps": 30})
-    jobs = [service.submit("joint", {"prompt": "b", "seed": n, "steps": 50})[0] for n in range(3)]
-    kill_worker_while(service, lambda: all(service.get(job.id).progress.step > 0 for job in jobs))
+    with worker_held(service):
+        service.submit("joint", {"prompt": "first", "steps": 30})
+        jobs = [service.submit("joint", {"prompt": "b", "seed": n, "steps": 50})[0] for n in range(3)]
+    kill_worker_at_step_of(service, jobs)
     ended = [finished(service, job.id) for job in jobs]
     assert [job.state for job in ended] == ["done"] * 3
     assert len({job.started for job in ended}) == 3  # each by itself the second time
@@ -105,7 +141,8 @@ def test_a_crash_of_a_batch_fails_none_that_is_innocent(service: JobService) -> 
 
 @pytest.mark.slow
 def test_an_idle_worker_that_ends_is_replaced(service: JobService) -> None:
-    kill_worker_while(service, lambda: service.ready and service.store.count(RUNNING) == 0)
+    until(lambda: service.ready and service.store.count(RUNNING) == 0, "it was idle")
+    os.kill(worker_pid(service), signal.SIGKILL)
     until(lambda: not service.ready, "the end was noticed")
     until(lambda: service.ready, "there was a new one")
 

@@ -161,7 +161,7 @@ def test_what_is_no_umt5(whole, tmp_path):
     copy(folder, tmp_path)
     config = json.loads((tmp_path / "config.json").read_text())
     (tmp_path / "config.json").write_text(json.dumps(config | {"model_type": "t5"}))
-    with pytest.raises(UserError, match="'t5'; a UMT5 model"):
+    with pytest.raises(UserError, match="'t5'; right is 'umt5'"):
         make(tmp_path)
     (tmp_path / "config.json").write_text(json.dumps(config | {"d_model": None}))
     with pytest.raises(UserError, match="d_model"):

@@ -14,6 +14,7 @@ from modality_forcing.model.warm_start import (
     FRESH_PREFIXES,
     freeze,
     initialise,
+    smooth_depth_head,
     warm_start,
 )
 from modality_forcing.presets import TINY
@@ -208,3 +209,21 @@ def test_a_name_that_fits_nothing_freezes_nothing(entry):
     with pytest.raises(UserError, match="known: rgb_double_blocks"):
         freeze(model, ["img_in", entry])
     assert all(p.requires_grad for p in model.parameters())
+
+
+def test_a_smooth_head_predicts_smooth_patches(grown):
+    """Neighbours inside a patch start alike whatever the features are; the mean of a patch has its own."""
+    model, _ = grown
+    smooth_depth_head(model)
+    weight = model.depth_final_layer.linear.weight
+    side = round(weight.shape[0] ** 0.5)
+    features = torch.randn(64, weight.shape[1], generator=generator())
+    patches = (features @ weight.T).unflatten(-1, (side, side))
+    assert patches.std() > 0.1
+    step = (patches[:, :, 1:] - patches[:, :, :-1]).std()
+    assert step < 0.35 * patches.std()
+    assert torch.allclose(weight[:, 0], weight[0, 0].expand(len(weight)))
+    others = weight[:, 1:]
+    assert torch.allclose(others.mean(dim=0), torch.zeros(others.shape[1]), atol=1e-6)
+    gram = weight.T @ weight
+    assert torch.allclose(gram, torch.diag(gram.diagonal()), atol=1e-4)

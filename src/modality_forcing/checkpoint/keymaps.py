@@ -162,7 +162,7 @@ def _map_by_rules(names: Iterable[str], rules: Sequence[Rule], layout: str, last
             match = pattern.fullmatch(name)
             if match:
                 numbers = [int(group) for group in match.groups()]
-                fields = dict(zip("nm", numbers, strict=False))
+                fields = dict(zip("nm"[: len(numbers)], numbers, strict=True))
                 fields["r"] = last - fields.get("n", 0)
                 entries.append(Entry((name,), tuple(t.format(**fields) for t in theirs), kind))
                 break

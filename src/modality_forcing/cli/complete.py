@@ -10,11 +10,8 @@ from modality_forcing.cli import options as o
 
 
 def complete(
-    files: Annotated[list[str] | None, typer.Argument(metavar="[IMAGE]...", help="As --image.")] = None,
-    image: Annotated[
-        list[str] | None,
-        typer.Option("--image", "-i", metavar="FILE|FOLDER", help="A picture; repeat it for several."),
-    ] = None,
+    files: o.ImageFiles = None,
+    image: o.Images = None,
     depth: Annotated[
         list[str] | None,
         typer.Option(
@@ -25,15 +22,7 @@ def complete(
             "or a .csv with x,y,z in each line.",
         ),
     ] = None,
-    depth_scale: Annotated[
-        float | None,
-        typer.Option(
-            "--depth-scale",
-            metavar="X",
-            help="number * X is metres; 0.001 for millimetres.",
-            show_default="what the file says, else 1",
-        ),
-    ] = None,
+    depth_scale: o.DepthScale = None,
     blend: Annotated[
         str,
         typer.Option(

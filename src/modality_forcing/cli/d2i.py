@@ -20,24 +20,8 @@ def d2i(
             help="A depth map (.npy, .npz, 16-bit .png or .tif, .exr); repeat it for several.",
         ),
     ] = None,
-    depth_kind: Annotated[
-        str | None,
-        typer.Option(
-            "--depth-kind",
-            metavar="depth|disparity",
-            help="What the numbers mean: larger = farther, or larger = nearer.",
-            show_default="what the file says",
-        ),
-    ] = None,
-    depth_scale: Annotated[
-        float | None,
-        typer.Option(
-            "--depth-scale",
-            metavar="X",
-            help="number * X is metres; 0.001 for millimetres.",
-            show_default="what the file says",
-        ),
-    ] = None,
+    depth_kind: o.DepthKind = None,
+    depth_scale: o.DepthScale = None,
     mask: Annotated[
         list[str] | None,
         typer.Option(

@@ -2,19 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Annotated
-
-import typer
-
 from modality_forcing.cli import options as o
 
 
 def i2d(
-    files: Annotated[list[str] | None, typer.Argument(metavar="[IMAGE]...", help="As --image.")] = None,
-    image: Annotated[
-        list[str] | None,
-        typer.Option("--image", "-i", metavar="FILE|FOLDER", help="A picture; repeat it for several."),
-    ] = None,
+    files: o.ImageFiles = None,
+    image: o.Images = None,
     prompt: o.Prompts = None,
     prompt_file: o.PromptFile = None,
     num_images: o.NumImages = 1,

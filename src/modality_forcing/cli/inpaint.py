@@ -10,11 +10,8 @@ from modality_forcing.cli import options as o
 
 
 def inpaint(
-    files: Annotated[list[str] | None, typer.Argument(metavar="[IMAGE]...", help="As --image.")] = None,
-    image: Annotated[
-        list[str] | None,
-        typer.Option("--image", "-i", metavar="FILE|FOLDER", help="A picture; repeat it for several."),
-    ] = None,
+    files: o.ImageFiles = None,
+    image: o.Images = None,
     mask: Annotated[
         list[str] | None,
         typer.Option(
@@ -43,24 +40,8 @@ def inpaint(
             show_default="as --mask",
         ),
     ] = None,
-    depth_kind: Annotated[
-        str | None,
-        typer.Option(
-            "--depth-kind",
-            metavar="depth|disparity",
-            help="What the numbers mean: larger = farther, or larger = nearer.",
-            show_default="what the file says",
-        ),
-    ] = None,
-    depth_scale: Annotated[
-        float | None,
-        typer.Option(
-            "--depth-scale",
-            metavar="X",
-            help="number * X is metres; 0.001 for millimetres.",
-            show_default="what the file says",
-        ),
-    ] = None,
+    depth_kind: o.DepthKind = None,
+    depth_scale: o.DepthScale = None,
     feather: Annotated[
         int | None,
         typer.Option(

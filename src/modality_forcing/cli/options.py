@@ -41,6 +41,29 @@ def _size_default() -> str:
 
 
 # Input
+ImageFiles = Annotated[list[str] | None, typer.Argument(metavar="[IMAGE]...", help="As --image.")]
+Images = Annotated[
+    list[str] | None,
+    typer.Option("--image", "-i", metavar="FILE|FOLDER", help="A picture; repeat it for several."),
+]
+DepthKind = Annotated[
+    str | None,
+    typer.Option(
+        "--depth-kind",
+        metavar="depth|disparity",
+        help="What the numbers mean: larger = farther, or larger = nearer.",
+        show_default="what the file says",
+    ),
+]
+DepthScale = Annotated[
+    float | None,
+    typer.Option(
+        "--depth-scale",
+        metavar="X",
+        help="number * X is metres; 0.001 for millimetres.",
+        show_default="what the file says",
+    ),
+]
 Prompts = Annotated[
     list[str] | None,
     typer.Option("--prompt", "-p", metavar="TEXT", help="What to make; repeat it for several."),

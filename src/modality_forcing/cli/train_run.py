@@ -8,7 +8,6 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 from typing import TypeVar
 
@@ -16,7 +15,6 @@ import torch
 import typer
 
 from modality_forcing.checkpoint.layouts import AUTOENCODER_FILE
-from modality_forcing.checkpoint.writing import save_model
 from modality_forcing.cli.monitor import Monitor, Parts, read_validation, save_picture
 from modality_forcing.cli.train_view import View
 from modality_forcing.config import MakeConfig
@@ -24,11 +22,11 @@ from modality_forcing.data.lowpoly.shards import make_shards
 from modality_forcing.errors import OutOfMemoryError, UserError
 from modality_forcing.training import state
 from modality_forcing.training.distributed import World, current_world, plan_mesh
-from modality_forcing.training.encoding import load_autoencoder
+from modality_forcing.training.export import export_run
 from modality_forcing.training.preflight import is_made
 from modality_forcing.training.recipes import Recipe, Stage
 from modality_forcing.training.sinks import Sinks, open_sinks
-from modality_forcing.training.trainer import Row, Trainer, finish_autoencoder, load_weights
+from modality_forcing.training.trainer import Row, Trainer, finish_autoencoder
 
 T = TypeVar("T")
 STOPPED = 130
@@ -199,12 +197,4 @@ def _result(recipe: Recipe, view: View) -> Path:
     if stage.config.stage != "forcing":
         return state.latest(stage.folder)
     view.say(f"writing {recipe.run / MODEL}")
-    steps = state.list_steps(stage.folder)[-1]
-    note = stage.config.model.note or f"Trained with the recipe {recipe.name}, {steps:,} steps."
-    autoencoder = load_autoencoder(stage.config.autoencoder, stage.config)
-    return save_model(
-        recipe.run / MODEL,
-        replace(stage.config.model, note=note),
-        transformer=load_weights(stage.folder),
-        autoencoder=autoencoder.state_dict(),
-    )
+    return export_run(stage.folder, recipe.run / MODEL, origin=f"the recipe {recipe.name}")

@@ -75,6 +75,36 @@ def check_max_tokens(max_tokens: int, limit: int) -> int:
     return max_tokens
 
 
+def split_folder(root: Path) -> tuple[Path, Path]:
+    """Folders of the weights and of the tokenizer: one, or the two of the diffusers layout."""
+    nested = (root / "text_encoder").is_dir()
+    return (root / "text_encoder", root / "tokenizer") if nested else (root, root)
+
+
+def read_encoder_config(folder: Path, source: str | Path, kind: str, width: str) -> dict[str, Any]:
+    """``config.json`` of an encoder's weights.
+
+    Args:
+        source: as the user named it.
+        kind: the ``model_type`` it must have.
+        width: the key of its hidden width.
+
+    Raises:
+        UserError: missing, damaged, of another model, or without its width.
+    """
+    path = folder / "config.json"
+    try:
+        config = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        raise UserError(f"{source} has no readable {path.name} of a {kind} text encoder") from None
+    found = config.get("model_type") if isinstance(config, dict) else None
+    if found != kind:
+        raise UserError(f"{path} describes a model of type {found!r}; right is {kind!r}")
+    if not isinstance(config.get(width), int):
+        raise UserError(f"{path} does not say {width}")
+    return config
+
+
 def fingerprint(recipe: list[Any], files: Sequence[Path], weights: Weights) -> str:
     """32 digits of a large encoder: its recipe, small files (a missing one counts too), and the first row of
     every tensor; the weights are too large to hash.

@@ -20,7 +20,13 @@ from torch import Tensor, nn
 
 from modality_forcing.checkpoint.hub import fetch, looks_like_hub_id
 from modality_forcing.checkpoint.weights import Weights, load_into, open_weights
-from modality_forcing.codecs.text_base import check_max_tokens, check_prompts, fingerprint
+from modality_forcing.codecs.text_base import (
+    check_max_tokens,
+    check_prompts,
+    fingerprint,
+    read_encoder_config,
+    split_folder,
+)
 from modality_forcing.errors import UserError
 
 LAYERS = (9, 18, 27)
@@ -63,9 +69,7 @@ class Qwen3TextEncoder:
         self.layers = tuple(layers)
         patterns = ["*.json", "*.txt", "*.jinja", "text_encoder/*.json", "tokenizer/*"]
         root = fetch(source, patterns)
-        nested = (root / "text_encoder").is_dir()
-        self._model_folder = root / "text_encoder" if nested else root
-        self._tokenizer_folder = root / "tokenizer" if nested else root
+        self._model_folder, self._tokenizer_folder = split_folder(root)
         self._config = self._read_config()
         self.width = int(self._config["hidden_size"]) * len(self.layers)
         self.max_tokens = check_max_tokens(
@@ -74,18 +78,10 @@ class Qwen3TextEncoder:
         self._model: Any = None
 
     def _read_config(self) -> dict[str, Any]:
-        path = self._model_folder / "config.json"
-        try:
-            config = json.loads(path.read_text(encoding="utf-8"))
-        except (OSError, ValueError):
-            raise UserError(f"{self.source} has no readable {path.name} of a Qwen3 model") from None
-        kind = config.get("model_type") if isinstance(config, dict) else None
-        if kind != "qwen3":
-            raise UserError(f"{path} describes a model of type {kind!r}; a Qwen3 model is needed")
-        if not isinstance(config.get("hidden_size"), int):
-            raise UserError(f"{path} does not say hidden_size")
+        config = read_encoder_config(self._model_folder, self.source, "qwen3", "hidden_size")
         depth, last = config.get("num_hidden_layers", 0), max(self.layers)
         if depth < last:
+            path = self._model_folder / "config.json"
             raise UserError(f"{path} describes {depth} layers; the state after layer {last} is needed")
         return config
 

@@ -19,7 +19,13 @@ from torch import Tensor
 
 from modality_forcing.checkpoint.hub import fetch, looks_like_hub_id
 from modality_forcing.checkpoint.weights import Weights, load_into, open_weights
-from modality_forcing.codecs.text_base import check_max_tokens, check_prompts, fingerprint
+from modality_forcing.codecs.text_base import (
+    check_max_tokens,
+    check_prompts,
+    fingerprint,
+    read_encoder_config,
+    split_folder,
+)
 from modality_forcing.errors import UserError
 
 BATCH = 8  # prompts per forward pass
@@ -54,26 +60,11 @@ class UMT5TextEncoder:
         self.device = torch.device(device)
         self.dtype = dtype
         root = fetch(source, ["*.json", "spiece.model", "text_encoder/*.json", "tokenizer/*"])
-        nested = (root / "text_encoder").is_dir()
-        self._model_folder = root / "text_encoder" if nested else root
-        self._tokenizer_folder = root / "tokenizer" if nested else root
-        self._config = self._read_config()
+        self._model_folder, self._tokenizer_folder = split_folder(root)
+        self._config = read_encoder_config(self._model_folder, source, "umt5", "d_model")
         self.width = int(self._config["d_model"])
         self.max_tokens = check_max_tokens(max_tokens, POSITIONS)
         self._model: Any = None
-
-    def _read_config(self) -> dict[str, Any]:
-        path = self._model_folder / "config.json"
-        try:
-            config = json.loads(path.read_text(encoding="utf-8"))
-        except (OSError, ValueError):
-            raise UserError(f"{self.source} has no readable {path.name} of a UMT5 model") from None
-        kind = config.get("model_type") if isinstance(config, dict) else None
-        if kind != "umt5":
-            raise UserError(f"{path} describes a model of type {kind!r}; a UMT5 model is needed")
-        if not isinstance(config.get("d_model"), int):
-            raise UserError(f"{path} does not say d_model")
-        return config
 
     @cached_property
     def _weights(self) -> Weights:

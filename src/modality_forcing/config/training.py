@@ -147,6 +147,8 @@ class ForcingConfig:
     distill_high: float = 0.0
     distill_low: float = 0.0
     """Weights of self-distillation at t_depth = 1 and 0; both 0: off."""
+    smooth_head: bool = False
+    """Start a new depth head with smooth patches instead of zeros (ours; ``model.warm_start``)."""
 
     def __post_init__(self) -> None:
         for name in ("p_i2d", "p_d2i", "text_dropout"):

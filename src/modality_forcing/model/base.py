@@ -6,6 +6,7 @@ signature of ``forward`` included, is the same, so that training and sampling do
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from dataclasses import dataclass
 
 import torch
@@ -29,7 +30,7 @@ class Conditioning:
     vec_depth: Tensor | None
 
 
-class DiffusionTransformer(nn.Module):
+class DiffusionTransformer(nn.Module, ABC):
     """Predicts both modalities from noisy tokens, text and one noise level per modality."""
 
     # Made by the families, each in the order that its checkpoints are initialised in.
@@ -58,13 +59,13 @@ class DiffusionTransformer(nn.Module):
         """Data type of the body."""
         return self.img_in.weight.dtype
 
+    @abstractmethod
     def wrap_units(self) -> list[nn.Module]:
         """The blocks in the order they run: what is sharded, recomputed or compiled one by one."""
-        raise NotImplementedError
 
+    @abstractmethod
     def shared_blocks(self, streams: Streams, cond: Conditioning, rope: Tensor) -> Tensor:
         """All blocks in which the streams meet: tokens of all streams, (B, sum N, D), in their order."""
-        raise NotImplementedError
 
     def embed_text(self, text: Tensor) -> Tensor:
         """(B, T, text_width) -> (B, T, D)."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Iterable
 
@@ -35,6 +36,10 @@ FRESH_PREFIXES = (
 FREEZE_RULES = {"rgb_double_blocks": re.compile(r"^double_blocks\.\d+\.(img|txt)_")}
 """Freeze lists with a name. "rgb_double_blocks": RGB weights of the double blocks, frozen in FLUX.2
 post-training (spec section 5)."""
+
+
+SMOOTH_GAIN = 4.0
+"""Of :func:`smooth_depth_head`: a feature of 1 moves a whole 16x16 patch by a quarter of the mean depth."""
 
 
 def initialise(model: DiffusionTransformer, generator: torch.Generator) -> None:
@@ -96,6 +101,27 @@ def warm_start(
     if surplus:
         raise ValueError(f"the backbone has tensors the model does not: {sorted(surplus)[:5]}")
     return report
+
+
+@torch.no_grad()
+def smooth_depth_head(model: DiffusionTransformer) -> None:
+    """Start the depth head with smooth patches (ours, for sparse supervision): column k is the cosine pattern
+    (2-D DCT-II) of the k-th lowest frequency, weaker the higher it is.
+
+    From zeros every pixel of a patch has to learn from its own measurements; a pixel seen once in twenty
+    samples is then an isolated dot for long. From smooth patches each measurement moves its neighbours too.
+    """
+    weight = model.depth_final_layer.linear.weight  # (patch^2, D)
+    patch = math.isqrt(weight.shape[0])
+    at = torch.arange(patch, dtype=torch.float32)
+    waves = torch.cos(math.pi / patch * (at[:, None] + 0.5) * at)  # (position, frequency)
+    waves = waves / waves.norm(dim=0)
+    radius = (at[:, None].square() + at.square()).sqrt().flatten()
+    lowest = radius.argsort(stable=True)[: weight.shape[1]]
+    patterns = torch.einsum("yu,xv->yxuv", waves, waves).reshape(patch * patch, patch * patch)
+    strength = SMOOTH_GAIN / (1.0 + radius).square()
+    weight.zero_()
+    weight[:, : len(lowest)] = (patterns * strength)[:, lowest]
 
 
 def freeze(model: nn.Module, names: Iterable[str]) -> tuple[list[str], list[str]]:

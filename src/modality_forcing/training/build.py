@@ -18,7 +18,13 @@ from modality_forcing.errors import UserError
 from modality_forcing.io.atomic import atomic_file
 from modality_forcing.model.autoencoder import Autoencoder
 from modality_forcing.model.build import build_transformer
-from modality_forcing.model.warm_start import freeze, initialise, initialise_autoencoder, warm_start
+from modality_forcing.model.warm_start import (
+    freeze,
+    initialise,
+    initialise_autoencoder,
+    smooth_depth_head,
+    warm_start,
+)
 from modality_forcing.training import lora, state
 from modality_forcing.training.data import Loader
 from modality_forcing.training.distributed import World
@@ -72,6 +78,8 @@ def build(config: TrainConfig, world: World, *, resuming: bool) -> Built:
             _fitting(lambda: warm_start(model, weights, generator), config.init)
         else:
             _fitting(lambda: model.load_state_dict(weights, strict=True), config.init)
+        if config.stage == "forcing" and config.forcing.smooth_head and (grown or not weights):
+            smooth_depth_head(model)
     _choose_trainable(model, config, world)
     trainable = {name for name, p in model.named_parameters() if p.requires_grad}
     teach: Teach | None = None

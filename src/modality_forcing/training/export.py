@@ -25,7 +25,9 @@ def is_run(source: str | Path) -> bool:
     return (Path(source).expanduser() / "checkpoints").is_dir()
 
 
-def export_run(run: str | Path, folder: str | Path, *, autoencoder: str | Path | None = None) -> Path:
+def export_run(
+    run: str | Path, folder: str | Path, *, autoencoder: str | Path | None = None, origin: str = ""
+) -> Path:
     """Write the newest averaged weights of a run as a model folder in our own layout.
 
     With LoRA the adapters are merged, and the folder also gets ``adapters.safetensors``: what changed.
@@ -33,6 +35,7 @@ def export_run(run: str | Path, folder: str | Path, *, autoencoder: str | Path |
     Args:
         run: folder of one stage ("t2i" or "forcing").
         autoencoder: where to take it from; None: where the run took it from.
+        origin: what made the run, for a model without a note of its own.
 
     Returns:
         The folder.
@@ -50,7 +53,8 @@ def export_run(run: str | Path, folder: str | Path, *, autoencoder: str | Path |
     if config.stage == "t2i":
         model = replace(model, transformer=model.transformer.backbone())
     weights = load_autoencoder(autoencoder or config.autoencoder, config)
-    text = model.note or f"Averaged weights after {note['step']:,} steps of stage {config.stage}."
+    made = f"Trained with {origin}: averaged" if origin else "Averaged"
+    text = model.note or f"{made} weights after {note['step']:,} steps of stage {config.stage}."
     save_model(
         folder,
         replace(model, note=text),

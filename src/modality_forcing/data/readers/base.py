@@ -222,8 +222,9 @@ def read_depth_file(
         unit = "m" if scale is not None else "relative"
         silent = scale is None
     else:
-        silent = scale is None and not _names_its_scale(path)
-        if silent and options.unit != "relative" and options.depth_kind == "depth" and _is_png16(path):
+        is_png16, names_its_scale = _png_facts(path)
+        silent = scale is None and not names_its_scale
+        if silent and options.unit != "relative" and options.depth_kind == "depth" and is_png16:
             scale = MILLIMETRES
             notes.append(READ_AS_MILLIMETRES)
         found = read_depth(path, kind=options.depth_kind, scale=scale)
@@ -242,24 +243,17 @@ def read_depth_file(
     return depth, unit, notes
 
 
-def _is_png16(path: Path) -> bool:
+def _png_facts(path: Path) -> tuple[bool, bool]:
+    """Of a depth file: whether it is a 16-bit PNG, and whether its text says what its numbers mean."""
     if path.suffix.lower() != ".png":
-        return False
+        return False, False
     try:
         with Image.open(path, formats=["PNG"]) as image:
-            return image.mode.startswith("I")
-    except Exception:  # read_depth says what is wrong with it
-        return False
-
-
-def _names_its_scale(path: Path) -> bool:
-    if path.suffix.lower() != ".png":
-        return False
-    try:
-        with Image.open(path, formats=["PNG"]) as image:
-            return TEXT_KIND in image.info
-    except Exception:
-        return False
+            return image.mode.startswith("I"), TEXT_KIND in image.info
+    except (
+        Exception
+    ):  # Pillow raises whatever the damaged bytes lead to; reading the depth says what is wrong
+        return False, False
 
 
 def read_pfm(path: Path) -> np.ndarray:

@@ -230,7 +230,8 @@ class Form:
         fields: dict[str, Any] = {}
         uploads: dict[str, list[bytes]] = {}
         names = {upload.name for upload in self.task.uploads}
-        for name, value in zip(self.components, values, strict=False):
+        count = len(self.components)
+        for name, value in zip(self.components, values[:count], strict=True):
             if name in names:
                 if value:
                     uploads[name] = [Path(value).read_bytes()]
@@ -244,7 +245,7 @@ class Form:
                 raise UserError(
                     f"{upload.name} is missing; add {what} above, or take one of the examples below"
                 )
-        drawn = {n: v for n, v in zip(self.painted, values[len(self.components) :], strict=True) if v}
+        drawn = {n: v for n, v in zip(self.painted, values[count:], strict=True) if v}
         if set(self.painted) - set(drawn) - set(uploads):
             raise UserError("nothing is painted; paint over what is to be made anew, or add a mask file")
         found_masks = decode_uploads(self.task, dict(drawn))
