@@ -1,12 +1,12 @@
 """``python recipes/lowpoly/contact_sheet.py MODEL FOLDER [PHOTO ...]``: the pictures in README and docs.
 
-Twelve prompts (image | depth | cloud from the side), seed 0 for each: nothing was picked. With photographs:
-image to depth on them (photograph | depth | cloud).
+Sixteen prompts over fifteen places (image | depth | cloud from the side), seed 0 each: nothing was picked.
+With photographs: image to depth on them (photograph | depth | cloud).
 """
 
 from __future__ import annotations
 
-import sys
+import argparse
 from pathlib import Path
 
 import numpy as np
@@ -21,14 +21,18 @@ PROMPTS = [
     "a bedroom with a red bed and a blue rug",
     "a living room with a green sofa",
     "a sunny bathroom with a white bathtub",
+    "an office with a desk and a computer",
     "a library with many bookshelves and a red rug",
     "a street at dusk with a yellow car",
     "a park with green trees and a wooden bench",
+    "a forest in the mist with pine trees",
     "a desert with a pyramid and green cacti",
     "snowy mountains with a lake and pine trees",
+    "a village with colourful houses and a church",
     "a castle with towers at night",
     "a beach with palm trees and a red umbrella",
     "a harbour with colourful houses and a sailboat",
+    "a street with orange buildings on a sunny day",
 ]
 
 
@@ -58,4 +62,9 @@ def main(model: str, folder: str, photos: list[str]) -> None:
 
 
 if __name__ == "__main__":
-    main(sys.argv[1], sys.argv[2], sys.argv[3:])
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("model", help="embedded model, folder or hub id")
+    parser.add_argument("folder", help="where the pictures go")
+    parser.add_argument("photos", nargs="*", metavar="PHOTO")
+    options = parser.parse_args()
+    main(options.model, options.folder, options.photos)

@@ -5,7 +5,7 @@ For each scene a picture, its depth in metres (16-bit PNG), and the same depth a
 
 from __future__ import annotations
 
-import sys
+import argparse
 from pathlib import Path
 
 import numpy as np
@@ -41,5 +41,7 @@ def draw(folder: Path) -> list[Path]:
 
 
 if __name__ == "__main__":
-    for path in draw(Path(sys.argv[1]) if len(sys.argv) > 1 else FOLDER):
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("folder", type=Path, nargs="?", default=FOLDER)
+    for path in draw(parser.parse_args().folder):
         print(path)

@@ -16,7 +16,6 @@ import pytest
 from PIL import Image
 
 from modality_forcing.server.page.examples import FOLDER
-from modality_forcing.server.tasks import TASKS
 
 pytestmark = pytest.mark.slow
 PHONE = {"width": 390, "height": 844}
@@ -183,7 +182,6 @@ def _check_camera(page: Any, rgb: np.ndarray) -> None:
     assert difference(seen())[0] > 0.5
 
 
-@pytest.mark.skipif("complete" not in TASKS, reason="this task is not served")
 def test_complete_gives_metres_everywhere(visitor: Any, server: SimpleNamespace) -> None:
     page = visitor()
     open_tab(page, "complete")
@@ -195,7 +193,6 @@ def test_complete_gives_metres_everywhere(visitor: Any, server: SimpleNamespace)
     assert metadata["depth"]["valid_fraction"] > 0.5
 
 
-@pytest.mark.skipif("inpaint" not in TASKS, reason="this task is not served")
 @pytest.mark.parametrize("by", ["pointer", "keys"])
 def test_inpaint_changes_what_was_painted_and_nothing_else(
     visitor: Any, server: SimpleNamespace, by: str

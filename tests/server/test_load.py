@@ -2,31 +2,17 @@
 
 from __future__ import annotations
 
-import importlib.util
 import sys
 from pathlib import Path
-from types import ModuleType
 
 import pytest
+import serve_load
 from serving import until
-
-ROOT = Path(__file__).resolve().parents[2]
-
-
-def load_benchmark() -> ModuleType:
-    """``benchmarks/serve_load.py`` as a module."""
-    spec = importlib.util.spec_from_file_location("serve_load", ROOT / "benchmarks" / "serve_load.py")
-    assert spec is not None
-    assert spec.loader is not None
-    benchmark = importlib.util.module_from_spec(spec)
-    sys.modules["serve_load"] = benchmark  # dataclasses look their module up
-    spec.loader.exec_module(benchmark)
-    return benchmark
 
 
 @pytest.mark.slow
 def test_nothing_is_lost_under_load(tmp_path: Path) -> None:
-    found = load_benchmark().measure(tmp_path, jobs=60, clients=12, batch_size=8)
+    found = serve_load.measure(tmp_path, jobs=60, clients=12, batch_size=8)
     assert found["faults"] == []
     assert found["jobs"] == 60
     assert found["kept"] == 8
@@ -38,7 +24,7 @@ def test_nothing_is_lost_under_load(tmp_path: Path) -> None:
 @pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="looks at /proc")
 def test_a_server_that_is_killed_leaves_no_process_and_loses_no_job(tmp_path: Path, tiny_model: Path) -> None:
-    server = load_benchmark().Server(tiny_model, tmp_path / "data")
+    server = serve_load.Server(tiny_model, tmp_path / "data")
     jobs = [server.client.submit("joint", prompt="a", seed=n, steps=100)["id"] for n in range(2)]
     until(lambda: server.client.job(jobs[0])["progress"]["step"] > 0, "it computed")
     tasks = Path(f"/proc/{server.process.pid}/task").iterdir()
@@ -47,7 +33,7 @@ def test_a_server_that_is_killed_leaves_no_process_and_loses_no_job(tmp_path: Pa
     server.process.kill()
     server.process.wait()
     until(lambda: not any(running(child) for child in children), "its processes ended")
-    again = load_benchmark().Server(tiny_model, tmp_path / "data")
+    again = serve_load.Server(tiny_model, tmp_path / "data")
     assert [again.client.wait(job)["state"] for job in jobs] == ["done", "done"]
     assert again.stop()[0] == 0
 

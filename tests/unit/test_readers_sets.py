@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import pickle
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +15,7 @@ from modality_forcing.data.readers.resample import see_depth_with
 from modality_forcing.errors import UserError
 from modality_forcing.types import Camera
 from reader_sources import HEIGHT, WIDTH, ramp
+from sending import sent
 
 
 def load_all(
@@ -29,7 +29,7 @@ def load_all(
     assert len({item.name for item in found.items}) == len(found.items)
     good, bad = {}, {}
     for item in found.items:
-        item = pickle.loads(pickle.dumps(item))  # as it reaches another process
+        item = sent(item)
         try:
             good[item.name] = FORMATS[name].load(item, options)
         except UserError as error:

@@ -7,7 +7,6 @@ import io
 import json
 import math
 import multiprocessing
-import pickle
 import shutil
 import tarfile
 from pathlib import Path
@@ -31,6 +30,7 @@ from modality_forcing.errors import UserError
 from modality_forcing.io.depth_files import read_depth
 from modality_forcing.io.log_depth import depth_of_log_codes, log_codes
 from modality_forcing.types import Sample
+from sending import sent
 
 ALL = ("rgb", "depth", "normals", "ids")
 
@@ -238,7 +238,7 @@ def test_damage_harms_one_sample(folder: Path, ending: str, indexed: bool) -> No
     (fault,) = shards.verify()
     assert fault.startswith("made-000001.tar: the content is not")
     assert len(summarise(shards).corrupt) == (ending in ("json", "depth.png"))
-    copy = pickle.loads(pickle.dumps(caught.value))
+    copy = sent(caught.value)
     assert (str(copy), copy.key) == (str(caught.value), "000006")
 
 
@@ -359,7 +359,7 @@ def test_other_processes_and_threads(original: Path) -> None:
     assert _read((shards, 9)) == expected[9]  # files are open from here on
     with multiprocessing.get_context("fork").Pool(2) as pool:
         assert pool.map(_read, [(shards, i) for i in range(10)]) == expected
-    copy = pickle.loads(pickle.dumps(shards))
+    copy = sent(shards)
     assert [_read((copy, i)) for i in range(10)] == expected
 
     from concurrent.futures import ThreadPoolExecutor

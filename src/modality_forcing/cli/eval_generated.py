@@ -175,6 +175,7 @@ def _tools(
 ) -> Any:
     """The model and what judges it. The place classifier is needed where the procedural world is measured."""
     from modality_forcing.evaluation.classifier import load_classifier
+    from modality_forcing.evaluation.colours import load_colours
     from modality_forcing.evaluation.features import ClassifierFeatures, InceptionFeatures
     from modality_forcing.evaluation.generation import Tools
     from modality_forcing.evaluation.predictors import PipelinePredictor, load_pipeline, open_predictor
@@ -185,11 +186,13 @@ def _tools(
         describe = ClassifierFeatures(where)
     elif features == "inception":
         describe = InceptionFeatures(Path(str(inception)).expanduser())
-    places = load_classifier(where) if world and (features is not None or classifier is not None) else None
+    judged = world and (features is not None or classifier is not None)
+    places = load_classifier(where) if judged else None
+    colours = load_colours(where) if judged else None
     pipeline = load_pipeline(options)
     estimator: Any = (
         PipelinePredictor(pipeline, batch_size=batch_size, captions=True)
         if predictor is None
         else open_predictor(predictor, options, predictor_options=plugin)
     )
-    return Tools(pipeline, estimator, places, describe, sampling, batch_size)
+    return Tools(pipeline, estimator, places, colours, describe, sampling, batch_size)

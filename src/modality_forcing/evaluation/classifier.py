@@ -39,18 +39,8 @@ class PlaceClassifier(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        layers: list[nn.Module] = []
-        width = 3
-        for number, channels in enumerate(CHANNELS):
-            stride = 1 if number == len(CHANNELS) - 1 else 2
-            layers += [
-                nn.Conv2d(width, channels, 3, stride, padding=1, bias=False),
-                nn.GroupNorm(8, channels),
-                nn.SiLU(),
-            ]
-            width = channels
-        self.body = nn.Sequential(*layers)
-        self.head = nn.Linear(width, len(PLACES))
+        self.body = convolutions()
+        self.head = nn.Linear(CHANNELS[-1], len(PLACES))
         self.facts: dict[str, Any] = {}
 
     def features(self, x: Tensor) -> Tensor:
@@ -72,12 +62,31 @@ class PlaceClassifier(nn.Module):
         return [PLACES[i] for i in self._over(images, self.forward).argmax(axis=1)] if len(images) else []
 
     def _over(self, images: Sequence[np.ndarray], function: Any) -> np.ndarray:
-        device = self.head.weight.device
-        parts = []
-        for i in range(0, len(images), BATCH):
-            pixels = np.stack([shrink(image) for image in images[i : i + BATCH]])
-            parts.append(function(to_tensor(pixels).to(device)).double().cpu().numpy())
-        return np.concatenate(parts)
+        return over_pictures(images, function, self.head.weight.device)
+
+
+def convolutions() -> nn.Sequential:
+    """(B, 3, SIDE, SIDE) to (B, C, SIDE/16, SIDE/16): five convolutions of stride 2 (but the last)."""
+    layers: list[nn.Module] = []
+    width = 3
+    for number, channels in enumerate(CHANNELS):
+        stride = 1 if number == len(CHANNELS) - 1 else 2
+        layers += [
+            nn.Conv2d(width, channels, 3, stride, padding=1, bias=False),
+            nn.GroupNorm(8, channels),
+            nn.SiLU(),
+        ]
+        width = channels
+    return nn.Sequential(*layers)
+
+
+def over_pictures(images: Sequence[np.ndarray], function: Any, device: torch.device) -> np.ndarray:
+    """What a network says of uint8 (H, W, 3) pictures of any sizes, float64 (N, ...)."""
+    parts = []
+    for i in range(0, len(images), BATCH):
+        pixels = np.stack([shrink(image) for image in images[i : i + BATCH]])
+        parts.append(function(to_tensor(pixels).to(device)).double().cpu().numpy())
+    return np.concatenate(parts)
 
 
 def shrink(image: np.ndarray) -> np.ndarray:
@@ -96,11 +105,16 @@ def to_tensor(pixels: np.ndarray) -> Tensor:
 
 def save_classifier(model: PlaceClassifier, folder: Path, facts: dict[str, Any]) -> Path:
     """Write ``model.safetensors`` with the facts in its header."""
-    text = {"facts": json.dumps({**facts, "places": list(PLACES), "world_version": WORLD_VERSION})}
+    return save_network(model, folder / FILE, {**facts, "places": list(PLACES)})
+
+
+def save_network(model: nn.Module, path: Path, facts: dict[str, Any]) -> Path:
+    """Write a network's weights whole or not at all, with the facts in the header."""
+    text = {"facts": json.dumps({**facts, "world_version": WORLD_VERSION})}
     state = {name: value.detach().cpu().contiguous() for name, value in model.state_dict().items()}
-    with atomic_file(folder / FILE) as aside:
+    with atomic_file(path) as aside:
         save_file(state, aside, metadata=text)
-    return folder / FILE
+    return path
 
 
 def load_classifier(folder: Path | None = None) -> PlaceClassifier:
@@ -110,27 +124,40 @@ def load_classifier(folder: Path | None = None) -> PlaceClassifier:
         UserError: there is none, it is damaged, or it knows other places.
     """
     path = (EMBEDDED if folder is None else folder) / FILE
+    model = PlaceClassifier()
+    model.facts = load_network(model, path, "place classifier", {"places": list(PLACES)})
+    return model
+
+
+def load_network(model: nn.Module, path: Path, what: str, known: dict[str, list[str]]) -> dict[str, Any]:
+    """Fill a network from its file, ready to be asked; returns the facts of the file's header.
+
+    Args:
+        what: its name in messages.
+        known: what the network tells apart; the file's facts must say the same.
+
+    Raises:
+        UserError: the file is missing, damaged, or of a network that tells other things apart.
+    """
     if not path.is_file():
         raise UserError(
-            f"there is no place classifier at {path}; train one with recipes/lowpoly/classifier.py and name"
+            f"there is no {what} at {path}; train one with recipes/lowpoly/classifier.py and name"
             " it with --classifier, or go without: --features none"
         )
     try:
         with safe_open(path, "pt") as file:
             facts = json.loads((file.metadata() or {})["facts"])
             state = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-        if facts["places"] != list(PLACES):
-            raise UserError(f"place classifier {path} was trained for other places")
-        model = PlaceClassifier()
+        for name, values in known.items():
+            if facts[name] != values:
+                raise UserError(f"{what} {path} was trained for other {name}")
         model.load_state_dict(state)
     except UserError:
         raise
     except (SafetensorError, OSError, KeyError, ValueError, TypeError, RuntimeError) as error:
-        raise UserError(
-            f"place classifier {path} cannot be used: {' '.join(str(error).split())[:160]}"
-        ) from None
-    model.facts = facts
-    return model.eval().requires_grad_(False)
+        raise UserError(f"{what} {path} cannot be used: {' '.join(str(error).split())[:160]}") from None
+    model.eval().requires_grad_(False)
+    return dict(facts)
 
 
 def place_in(text: str) -> str | None:

@@ -12,6 +12,7 @@ import numpy as np
 from PIL import Image
 
 from modality_forcing.errors import UserError
+from modality_forcing.evaluation.colours import pairs_in
 from modality_forcing.evaluation.datasets import EvalItem, EvalSet
 from modality_forcing.evaluation.features import Features, compare_sets
 from modality_forcing.evaluation.metrics import DepthScore, score_depth
@@ -23,6 +24,7 @@ from modality_forcing.io.plain_json import plain
 
 if TYPE_CHECKING:
     from modality_forcing.evaluation.classifier import PlaceClassifier
+    from modality_forcing.evaluation.colours import ColourClassifier
     from modality_forcing.pipeline import Pipeline
     from modality_forcing.types import RGBD
 
@@ -38,6 +40,7 @@ class Tools:
         pipeline: the model that is measured.
         estimator: estimates depth of generated pictures; usually the same model, image to depth.
         classifier: names the place, None where nothing of the procedural world is measured.
+        colours: names the colours of objects, None like ``classifier``.
         features: of FID and KID, or None.
         options: of the pipeline's method (steps, guidance, size).
         batch_size: pictures per call.
@@ -46,6 +49,7 @@ class Tools:
     pipeline: Pipeline
     estimator: Predictor
     classifier: PlaceClassifier | None = None
+    colours: ColourClassifier | None = None
     features: Features | None = None
     options: dict[str, Any] = field(default_factory=dict)
     batch_size: int = 8
@@ -198,6 +202,7 @@ def _evaluate(
         "promise": tools.estimator.promise,
         "estimator_facts": {k: v for k, v in tools.estimator.facts.items() if k != "device"},
         "classifier": None if tools.classifier is None else tools.classifier.facts,
+        "colours": None if tools.colours is None else tools.colours.facts,
         "seed": seed,
         "count": len(prompts),  # rows are numbered by it, so it may not change
     }
@@ -215,7 +220,10 @@ def _evaluate(
                 # Another seed than the picture's: image to depth must not start from the same noise.
                 estimates = tools.estimator.predict(images, texts, [seed + count + i for i in part])
                 places = tools.classifier.places(images) if tools.classifier else [None] * len(part)
-                for i, result, estimate, place in zip(part, results, estimates, places, strict=True):
+                colours = tools.colours.colours(images) if tools.colours else [None] * len(part)
+                for i, result, estimate, place, seen in zip(
+                    part, results, estimates, places, colours, strict=True
+                ):
                     row: dict[str, Any] = {
                         "index": number * count + i,
                         "group": group,
@@ -224,6 +232,9 @@ def _evaluate(
                     }
                     row |= judge(i, result, estimate.depth)
                     row |= {"seen": place, "picture": f"{IMAGES}/{group}/{i:06d}.png"}
+                    if seen is not None:
+                        named = pairs_in(prompts[i].text)
+                        row["colours"] = [[thing, colour, seen.get(thing)] for thing, colour in named]
                     _save(folder / row["picture"], result.rgb)
                     stream.write(row_line(row))
                     stream.flush()
@@ -250,6 +261,9 @@ def _sum_up(
             line[name] = mean_and_error([row[name] for row in mine if name in row])
         named = [row for row in mine if row["place"] and row["seen"]]
         line["prompt_accuracy"] = mean_and_error([float(row["place"] == row["seen"]) for row in named])
+        pairs = [pair for row in mine for pair in row.get("colours", ())]
+        line["colour_pairs"] = len(pairs)
+        line["colour_accuracy"] = mean_and_error([float(wanted == seen) for _, wanted, seen in pairs])
         if tools.features is not None and len(real):
             made = [np.asarray(Image.open(folder / row["picture"]).convert("RGB")) for row in mine]
             line["distance"] = compare_sets(tools.features, made, real)
@@ -269,10 +283,12 @@ def _sum_up(
 
 def table(summary: Sequence[Mapping[str, Any]]) -> list[list[str]]:
     """The table of a report, head first."""
-    cells = [["", "images", "AbsRel scale", "δ1 scale", "AbsRel affine", "δ1 affine", "prompt", "FID", "KID"]]
+    head = ["", "images", "AbsRel scale", "δ1 scale", "AbsRel affine", "δ1 affine", "place", "colours"]
+    cells = [[*head, "FID", "KID"]]
+    numbers = ("abs_rel_scale", "delta1_scale", "abs_rel_affine", "delta1_affine", "prompt_accuracy")
     for line in summary:
         row = [line["group"], str(line["images"])]
-        for name in ("abs_rel_scale", "delta1_scale", "abs_rel_affine", "delta1_affine", "prompt_accuracy"):
+        for name in (*numbers, "colour_accuracy"):
             mean, error = line[name]["mean"], line[name]["error"]
             text = "-" if mean is None else f"{mean:.4f}" if error is None else f"{mean:.4f} ± {error:.4f}"
             row.append(text)
