@@ -1,6 +1,4 @@
-"""Train what judges generated pictures, on renders: the place classifier, or the one of objects' colours.
-
-``python recipes/lowpoly/classifier.py SHARDS VALIDATION_SHARDS [--what colours]``
+"""Train the place classifier on renders: ``python recipes/lowpoly/classifier.py SHARDS VALIDATION_SHARDS``.
 
 Both folders come from ``mf data make`` (splits train and val). The weights are written where the package
 looks for them, unless they miss the wanted accuracy on the second folder, which training never sees.
@@ -20,7 +18,6 @@ from torch.nn.functional import cross_entropy, grid_sample, interpolate
 
 from modality_forcing.data.lowpoly import PLACES
 from modality_forcing.data.shards import ShardSet
-from modality_forcing.evaluation import colours
 from modality_forcing.evaluation.classifier import (
     EMBEDDED,
     SIDE,
@@ -30,25 +27,22 @@ from modality_forcing.evaluation.classifier import (
     to_tensor,
 )
 
-Network = PlaceClassifier | colours.ColourClassifier
-WANTED = {"places": 0.98, "colours": 0.9}
+WANTED = 0.98
 
 
-def load(folder: Path, limit: int | None, what: str) -> tuple[np.ndarray, Tensor]:
-    """uint8 (N, SIDE, SIDE, 3) pictures and what is right: (N, 1) places or (N, objects) colours."""
+def load(folder: Path, limit: int | None) -> tuple[np.ndarray, Tensor]:
+    """uint8 (N, SIDE, SIDE, 3) pictures and the numbers of their places."""
     shards = ShardSet(folder)
     count = len(shards) if limit is None else min(limit, len(shards))
     pictures = np.empty((count, SIDE, SIDE, 3), np.uint8)
-    right = []
+    places = torch.empty(count, dtype=torch.int64)
     for i in range(count):
         sample = shards.read(i, ("rgb",))
-        pictures[i] = shrink(sample.rgb)
-        place = [PLACES.index(sample.meta["place"])]
-        right.append(place if what == "places" else colours.labels_of(sample.meta["objects"]))
-    return pictures, torch.tensor(right)
+        pictures[i], places[i] = shrink(sample.rgb), PLACES.index(sample.meta["place"])
+    return pictures, places
 
 
-def augment(x: Tensor, generator: torch.Generator, tint: float) -> Tensor:
+def augment(x: Tensor, generator: torch.Generator) -> Tensor:
     """Mirror, zoom, shift, brightness, tint, blur: generated pictures are softer than renders."""
     n = len(x)
 
@@ -61,26 +55,18 @@ def augment(x: Tensor, generator: torch.Generator, tint: float) -> Tensor:
     theta[:, 0, 2], theta[:, 1, 2] = uniform(-1, 1) * (1 - zoom), uniform(-1, 1) * (1 - zoom)
     grid = torch.nn.functional.affine_grid(theta, list(x.shape), align_corners=False)
     x = grid_sample(x, grid, padding_mode="reflection", align_corners=False)
-    x = x * uniform(0.8, 1.2, 1, 1, 1) + uniform(-0.15, 0.15, 1, 1, 1) + uniform(-tint, tint, 3, 1, 1)
+    x = x * uniform(0.8, 1.2, 1, 1, 1) + uniform(-0.15, 0.15, 1, 1, 1) + uniform(-0.06, 0.06, 3, 1, 1)
     soft = interpolate(interpolate(x, scale_factor=0.5, mode="area"), size=x.shape[-2:], mode="bilinear")
     x = torch.lerp(x, soft, uniform(0.0, 1.0, 1, 1, 1))
     return x + 0.03 * torch.randn(x.shape, generator=generator)
 
 
 @torch.no_grad()
-def accuracy(model: Network, pictures: np.ndarray, right: Tensor) -> float:
-    """Share of what is to be seen that is named: places, or colours of the objects that are there."""
+def accuracy(model: PlaceClassifier, pictures: np.ndarray, places: Tensor) -> float:
+    """Share of pictures whose place is found."""
     model.eval()
-    parts = [answers(model, to_tensor(pictures[i : i + 256])) for i in range(0, len(pictures), 256)]
-    named = torch.cat(parts).argmax(dim=2)
-    there = right > colours.ABSENT if isinstance(model, colours.ColourClassifier) else right >= 0
-    return float((named == right)[there].float().mean())
-
-
-def answers(model: Network, x: Tensor) -> Tensor:
-    """Logits (B, questions, classes)."""
-    out = model(x)
-    return out if out.dim() == 3 else out[:, None]
+    parts = [model(to_tensor(pictures[i : i + 256])).argmax(1) for i in range(0, len(pictures), 256)]
+    return float((torch.cat(parts) == places).float().mean())
 
 
 def main() -> int:
@@ -92,15 +78,13 @@ def main() -> int:
     parser.add_argument("--epochs", type=int, default=30)
     parser.add_argument("--limit", type=int, default=None)
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--what", choices=list(WANTED), default="places")
-    parser.add_argument("--wanted", type=float, default=None)
+    parser.add_argument("--wanted", type=float, default=WANTED)
     options = parser.parse_args()
-    what, wanted = options.what, WANTED[options.what] if options.wanted is None else options.wanted
-    pictures, right = load(options.train, options.limit, what)
-    unseen, unseen_right = load(options.validation, options.limit, what)
+    pictures, places = load(options.train, options.limit)
+    unseen, unseen_places = load(options.validation, options.limit)
     torch.manual_seed(options.seed)
     generator = torch.Generator().manual_seed(options.seed)
-    model: Network = PlaceClassifier() if what == "places" else colours.ColourClassifier()
+    model = PlaceClassifier()
     batch = 64
     steps = options.epochs * max(1, len(pictures) // batch)
     optimizer = torch.optim.AdamW(model.parameters(), lr=2e-3, weight_decay=0.05)
@@ -113,18 +97,15 @@ def main() -> int:
         total = 0.0
         for i in range(0, len(order) - batch + 1 if len(order) >= batch else 1, batch):
             chosen = order[i : i + batch]
-            x = augment(to_tensor(pictures[chosen.numpy()]), generator, 0.06 if what == "places" else 0.02)
-            loss = cross_entropy(
-                answers(model, x).flatten(0, 1), right[chosen].flatten(),
-                ignore_index=colours.UNCLEAR, label_smoothing=0.05,
-            )  # fmt: skip
+            x = augment(to_tensor(pictures[chosen.numpy()]), generator)
+            loss = cross_entropy(model(x), places[chosen], label_smoothing=0.05)
             optimizer.zero_grad()
             loss.backward()
             optimizer.step()
             rate.step()
             total += float(loss.detach()) * len(chosen)
         if epoch % 5 == 4 or epoch == options.epochs - 1:
-            found = accuracy(model, unseen, unseen_right)
+            found = accuracy(model, unseen, unseen_places)
             print(
                 f"epoch {epoch + 1}: loss {total / len(order):.3f}, accuracy on unseen renders {found:.4f}",
                 flush=True,
@@ -133,13 +114,10 @@ def main() -> int:
         "accuracy": found, "validation_pictures": len(unseen), "training_pictures": len(pictures),
         "epochs": options.epochs, "seed": options.seed,
     }  # fmt: skip
-    if found < wanted:
-        print(f"accuracy {found:.4f} misses {wanted}; nothing was written", file=sys.stderr)
+    if found < options.wanted:
+        print(f"accuracy {found:.4f} misses {options.wanted}; nothing was written", file=sys.stderr)
         return 1
-    if isinstance(model, PlaceClassifier):
-        path = save_classifier(model, options.out, facts)
-    else:
-        path = colours.save_colours(model, options.out, facts)
+    path = save_classifier(model, options.out, facts)
     print(f"{path}: {path.stat().st_size / 1e6:.2f} MB")
     return 0
 

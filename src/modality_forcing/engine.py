@@ -56,6 +56,7 @@ class Engine:
 
     Attributes:
         timings: seconds per stage, summed over calls.
+        solver: how the sampler integrates, one of ``flow.sampler.SOLVERS``.
     """
 
     def __init__(
@@ -72,6 +73,7 @@ class Engine:
         self.flow = flow
         self.release_text = release_text
         self.timings: dict[str, float] = {}
+        self.solver = "euler"
         self._forward = torch.compile(transformer) if compile else transformer
 
     @property
@@ -148,7 +150,7 @@ class Engine:
         with self.timed("sample"), memory_advice():
             # A model that embeds its guidance is not guided a second time from outside.
             predict = guided(forward, text, null, 1.0 if embedded else guidance)
-            return sample(predict, start, schedule, self.flow, on_step, put_in)
+            return sample(predict, start, schedule, self.flow, on_step, put_in, self.solver)
 
     @contextmanager
     def timed(self, stage: str) -> Iterator[None]:

@@ -47,9 +47,14 @@ ALLOWED: dict[str, set[str]] = {
         "io",
     },
     "evaluation": {"types", "errors", "geometry", "viz", "io", "data", "pipeline"},
+    "studies": {
+        "types", "config", "errors", "presets", "engine", "flow", "codecs", "checkpoint", "io", "data",
+        "pipeline", "training", "evaluation",
+    },
     "cli": {
-        "types", "config", "errors", "presets", "inputs", "flow", "losses", "geometry", "model", "viz", "io",
-        "codecs", "checkpoint", "data", "pipeline", "training", "evaluation", "server",
+        "types", "config", "errors", "presets", "inputs", "devices", "flow", "losses", "geometry", "model",
+        "viz", "io", "codecs", "checkpoint", "data", "pipeline", "training", "evaluation", "studies",
+        "server",
     },
     "server": {
         "types", "config", "errors", "presets", "inputs", "flow", "geometry", "viz", "io", "codecs",

@@ -28,21 +28,35 @@ def test_pairs_a_prompt_names(text, pairs):
     assert colours.pairs_in(text) == pairs
 
 
-def thing(name: str, colour: str | None, pixels: int) -> dict[str, object]:
-    return {"name": name, "colour": colour, "pixels": pixels}
+def thing(name: str, colour: str | None, pixels: int, id: int = 0) -> dict[str, object]:
+    return {"name": name, "colour": colour, "pixels": pixels, "id": id}
 
 
-def test_labels_of_a_render():
+def test_colours_of_a_render():
     objects = [
         thing("sofa", "red", 500), thing("sofa", "red", 300), thing("sofa", "blue", 5),
-        thing("chair", "red", 500), thing("chair", "blue", 500),
+        thing("chair", "red", 500), thing("chair", "blue", 500), thing("house", "red", 900),
         thing("rug", None, 900), thing("bed", "green", 20), thing("car", "pink", 0),
     ]  # fmt: skip
-    found = dict(zip(colours.OBJECTS, colours.labels_of(objects), strict=True))
-    assert found["sofa"] == 1 + COLOUR_NAMES.index("red")
-    unclear = {name for name, label in found.items() if label == colours.UNCLEAR}
-    assert unclear == {"chair", "rug", "bed"}
-    assert found["car"] == found["tent"] == colours.ABSENT
+    assert colours.colours_of(objects) == {"sofa": "red"}
+
+
+def test_labels_of_cells():
+    ids = np.zeros((colours.SIDE, colours.SIDE), np.int64)
+    ids[:64, :64], ids[:64, 64:], ids[64:, :64] = 3, 4, 7
+    objects = [thing("sofa", "red", 4096, 3), thing("rug", None, 4096, 4), thing("house", "blue", 4096, 7)]
+    things, hues = colours.cell_labels(ids, objects)
+    assert things.shape == hues.shape == (32, 32)
+    sofa, rug = (1 + colours.OBJECTS.index(name) for name in ("sofa", "rug"))
+    assert [things[0, 0], things[0, 31], things[31, 0], things[31, 31]] == [sofa, rug, 0, 0]
+    assert [hues[0, 0], hues[0, 31], hues[31, 0]] == [COLOUR_NAMES.index("red"), -1, -1]
+    assert (things == sofa).sum() == 256
+
+
+def test_an_object_of_few_cells_is_not_seen():
+    cells = np.zeros((len(colours.OBJECTS), len(COLOUR_NAMES)))
+    cells[0, 2], cells[0, 3], cells[1, 4] = 4.0, 2.0, colours.LEAST_CELLS - 0.5
+    assert colours.named(cells) == {colours.OBJECTS[0]: COLOUR_NAMES[2]}
 
 
 def test_a_saved_classifier_is_the_same(tmp_path: Path):
@@ -73,10 +87,9 @@ def test_the_embedded_classifier_sees_colours():
     samples = [make_sample(split_seed("val", 20_000 + i), 128, 128, supersample=1) for i in range(48)]
     seen = model.colours([sample.rgb for sample in samples])
     hits = [
-        row.get(name) == COLOUR_NAMES[label - 1]
+        row.get(name) == colour
         for sample, row in zip(samples, seen, strict=True)
-        for name, label in zip(colours.OBJECTS, colours.labels_of(sample.meta["objects"]), strict=True)
-        if label > colours.ABSENT
+        for name, colour in colours.colours_of(sample.meta["objects"]).items()
     ]
     assert len(hits) >= 15
     assert np.mean(hits) >= 0.7

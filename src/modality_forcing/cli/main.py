@@ -21,6 +21,7 @@ from modality_forcing.cli import (
     joint,
     models,
     serve,
+    study,
     train,
 )
 from modality_forcing.cli import eval as evaluate
@@ -58,6 +59,7 @@ app.command("convert")(convert.convert)
 app.command("models")(models.models)
 app.add_typer(data.app, name="data")
 app.add_typer(evaluate.app, name="eval")
+app.command("study")(study.study)
 app.command("doctor")(doctor.doctor)
 app.command("serve")(serve.serve)
 

@@ -149,12 +149,37 @@ class ForcingConfig:
     """Weights of self-distillation at t_depth = 1 and 0; both 0: off."""
     smooth_head: bool = False
     """Start a new depth head with smooth patches instead of zeros (ours; ``model.warm_start``)."""
+    depth_density: str = "plateau"
+    """Density of t_depth: "plateau", or "logit_normal" as of t_rgb (for comparison)."""
+    shared_level: bool = False
+    """One noise level for both modalities, drawn as t_depth is; no task gives a modality clean (for
+    comparison: earlier joint models)."""
+    fill: str = "noise"
+    """What stands where depth was not measured: "noise", or "zero" at every level (for comparison)."""
+    depth_coding: str = "pixels"
+    """What depth tokens are: "pixels", or "latent": the autoencoder's code of depth as a grey image, holes
+    filled from the nearest measurement (for comparison; ``codecs.depth_latent``)."""
 
     def __post_init__(self) -> None:
         for name in ("p_i2d", "p_d2i", "text_dropout"):
             _require(0 <= getattr(self, name) <= 1, f"forcing.{name}", getattr(self, name), "right is 0..1")
         _require(self.p_i2d + self.p_d2i <= 1, "forcing.p_i2d + forcing.p_d2i", self.p_i2d + self.p_d2i,
                  "together they may be 1 at most")  # fmt: skip
+        for name, known in (
+            ("depth_density", ("plateau", "logit_normal")),
+            ("fill", ("noise", "zero")),
+            ("depth_coding", ("pixels", "latent")),
+        ):
+            _require(getattr(self, name) in known, f"forcing.{name}", getattr(self, name),
+                     f"known: {', '.join(known)}")  # fmt: skip
+        if self.shared_level:
+            _require(self.p_i2d + self.p_d2i == 0, "forcing.p_i2d + forcing.p_d2i", self.p_i2d + self.p_d2i,
+                     "with forcing.shared_level no modality is clean: both must be 0")  # fmt: skip
+        if self.depth_coding == "latent":
+            _require(not self.smooth_head, "forcing.smooth_head", self.smooth_head,
+                     "it shapes pixels, which forcing.depth_coding=latent does not predict")  # fmt: skip
+            _require(self.fill == "noise", "forcing.fill", self.fill,
+                     "forcing.depth_coding=latent leaves nothing to fill")  # fmt: skip
 
 
 @dataclass(frozen=True)

@@ -39,8 +39,18 @@ class PlaceClassifier(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        self.body = convolutions()
-        self.head = nn.Linear(CHANNELS[-1], len(PLACES))
+        layers: list[nn.Module] = []
+        width = 3
+        for number, channels in enumerate(CHANNELS):
+            stride = 1 if number == len(CHANNELS) - 1 else 2
+            layers += [
+                nn.Conv2d(width, channels, 3, stride, padding=1, bias=False),
+                nn.GroupNorm(8, channels),
+                nn.SiLU(),
+            ]
+            width = channels
+        self.body = nn.Sequential(*layers)
+        self.head = nn.Linear(width, len(PLACES))
         self.facts: dict[str, Any] = {}
 
     def features(self, x: Tensor) -> Tensor:
@@ -65,37 +75,25 @@ class PlaceClassifier(nn.Module):
         return over_pictures(images, function, self.head.weight.device)
 
 
-def convolutions() -> nn.Sequential:
-    """(B, 3, SIDE, SIDE) to (B, C, SIDE/16, SIDE/16): five convolutions of stride 2 (but the last)."""
-    layers: list[nn.Module] = []
-    width = 3
-    for number, channels in enumerate(CHANNELS):
-        stride = 1 if number == len(CHANNELS) - 1 else 2
-        layers += [
-            nn.Conv2d(width, channels, 3, stride, padding=1, bias=False),
-            nn.GroupNorm(8, channels),
-            nn.SiLU(),
-        ]
-        width = channels
-    return nn.Sequential(*layers)
-
-
-def over_pictures(images: Sequence[np.ndarray], function: Any, device: torch.device) -> np.ndarray:
-    """What a network says of uint8 (H, W, 3) pictures of any sizes, float64 (N, ...)."""
+def over_pictures(
+    images: Sequence[np.ndarray], function: Any, device: torch.device, side: int = SIDE
+) -> np.ndarray:
+    """What a network for ``side`` x ``side`` pixels says of uint8 (H, W, 3) pictures of any sizes, float64
+    (N, ...)."""
     parts = []
     for i in range(0, len(images), BATCH):
-        pixels = np.stack([shrink(image) for image in images[i : i + BATCH]])
+        pixels = np.stack([shrink(image, side) for image in images[i : i + BATCH]])
         parts.append(function(to_tensor(pixels).to(device)).double().cpu().numpy())
     return np.concatenate(parts)
 
 
-def shrink(image: np.ndarray) -> np.ndarray:
-    """uint8 (SIDE, SIDE, 3): the middle square, averaged."""
+def shrink(image: np.ndarray, side: int = SIDE) -> np.ndarray:
+    """uint8 (side, side, 3): the middle square, averaged."""
     height, width = image.shape[:2]
-    side = min(height, width)
-    top, left = (height - side) // 2, (width - side) // 2
-    square = Image.fromarray(image[top : top + side, left : left + side])
-    return np.asarray(square.resize((SIDE, SIDE), Image.Resampling.BOX))
+    whole = min(height, width)
+    top, left = (height - whole) // 2, (width - whole) // 2
+    square = Image.fromarray(image[top : top + whole, left : left + whole])
+    return np.asarray(square.resize((side, side), Image.Resampling.BOX))
 
 
 def to_tensor(pixels: np.ndarray) -> Tensor:

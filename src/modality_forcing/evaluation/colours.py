@@ -1,7 +1,7 @@
 """Which colour an object of the procedural world has in a picture: did the model paint what the prompt named?
 
-One small network answers for fifteen kinds of objects at once: absent, or one of thirteen colours. Trained on
-renders by ``recipes/lowpoly/classifier.py --what colours``.
+A small network says for each of 32x32 cells of a picture which of fifteen kinds of objects it shows and in
+which of thirteen colours. Trained on renders, whose object ids are known, by ``recipes/lowpoly/colours.py``.
 """
 
 from __future__ import annotations
@@ -14,28 +14,29 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.nn.functional import interpolate
 
 from modality_forcing.data.lowpoly.scene import COLOUR_NAMES
 from modality_forcing.data.lowpoly.words import MATERIAL_WORDS, nouns, plural
-from modality_forcing.evaluation.classifier import (
-    CHANNELS,
-    EMBEDDED,
-    convolutions,
-    load_network,
-    over_pictures,
-    save_network,
-)
+from modality_forcing.evaluation.classifier import EMBEDDED, load_network, over_pictures, save_network
 
 FILE = "colours.safetensors"
+SIDE = 128
+CELLS = 32
+"""Cells per side that the network answers for."""
 OBJECTS = (
     "rug", "curtain", "chair", "sofa", "armchair", "bed", "bathtub", "cabinet", "fridge", "door", "car",
     "boat", "sailboat", "tent", "umbrella",
 )  # fmt: skip
 """Kinds of objects that come in many colours, and often enough to learn them."""
-ABSENT = 0
-UNCLEAR = -1
+OTHER = 0
+"""Class of a cell that shows none of these objects; object i is class i + 1."""
+UNKNOWN = -1
+"""Colour of a cell without a named one."""
 LEAST_PIXELS = 120
 """Of an object in a 128x128 picture; a smaller one may be overlooked."""
+LEAST_CELLS = 5
+"""Of an object in an answer; fewer are taken for a mistake."""
 
 _NAMES = {word: thing for thing in OBJECTS for noun in nouns(thing) for word in (noun, plural(noun))}
 _COLOURS = "|".join(COLOUR_NAMES)
@@ -45,7 +46,8 @@ _PAIR = re.compile(rf"\b({_COLOURS}) (?:(?:{_MATERIALS}) )?({_NOUNS})\b")  # "a 
 
 
 class ColourClassifier(nn.Module):
-    """The place classifier's convolutions, mean and maximum over the picture, one linear layer.
+    """Convolutions down to 8x8 cells and up again to 32x32, with the finer levels beside; two answers per
+    cell.
 
     Attributes:
         facts: how it was trained; "accuracy" is the share of visible objects of renders it never saw whose
@@ -54,26 +56,56 @@ class ColourClassifier(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        self.body = convolutions()
-        self.head = nn.Linear(2 * CHANNELS[-1], len(OBJECTS) * (1 + len(COLOUR_NAMES)))
+        self.down = nn.ModuleList(
+            [_layer(3, 24, 2), _layer(24, 48, 2), _layer(48, 96, 2), _layer(96, 128, 2)]
+        )
+        self.deep = nn.Sequential(_layer(128, 128), _layer(128, 128))
+        self.up = nn.ModuleList([_layer(128 + 96, 96), _layer(96 + 48, 64)])
+        self.things = nn.Conv2d(64, 1 + len(OBJECTS), 1)
+        self.hues = nn.Conv2d(64, len(COLOUR_NAMES), 1)
         self.facts: dict[str, Any] = {}
 
-    def forward(self, x: Tensor) -> Tensor:
-        """(B, 3, SIDE, SIDE) in [-1, 1] to logits (B, objects, 1 + colours); class 0: absent."""
-        found = self.body(x)
-        pooled = torch.cat([found.mean(dim=(2, 3)), found.amax(dim=(2, 3))], dim=1)
-        return self.head(pooled).unflatten(1, (len(OBJECTS), -1))
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """(B, 3, SIDE, SIDE) in [-1, 1] to logits of things (B, 1 + objects, CELLS, CELLS) and colours."""
+        levels = []
+        for layer in self.down:
+            x = layer(x)
+            levels.append(x)
+        x = self.deep(x)
+        for layer, level in zip(self.up, (levels[2], levels[1]), strict=True):
+            x = layer(torch.cat([interpolate(x, scale_factor=2.0), level], dim=1))
+        return self.things(x), self.hues(x)
+
+    def histogram(self, x: Tensor) -> Tensor:
+        """Cells of each object in each colour, (B, objects, colours): those shown as the object, by the
+        probability of their colours."""
+        things, hues = self(x)
+        shown = things.argmax(dim=1)
+        cells = torch.stack([shown == 1 + i for i in range(len(OBJECTS))], dim=1).float()
+        return torch.einsum("bohw,bchw->boc", cells, hues.softmax(dim=1))
 
     @torch.no_grad()
     def colours(self, images: Sequence[np.ndarray]) -> list[dict[str, str]]:
         """The colour of every object that is seen, by object, for uint8 (H, W, 3) pictures of any sizes."""
         if not len(images):
             return []
-        best = over_pictures(images, self.forward, self.head.weight.device).argmax(axis=2)
-        return [
-            {OBJECTS[i]: COLOUR_NAMES[k - 1] for i, k in enumerate(row) if k != ABSENT}
-            for row in best.tolist()
-        ]
+        found = over_pictures(images, self.histogram, self.things.weight.device, SIDE)
+        return [named(cells) for cells in found]
+
+
+def _layer(before: int, after: int, stride: int = 1) -> nn.Sequential:
+    return nn.Sequential(
+        nn.Conv2d(before, after, 3, stride, padding=1, bias=False), nn.GroupNorm(8, after), nn.SiLU()
+    )
+
+
+def named(cells: np.ndarray) -> dict[str, str]:
+    """(objects, colours) cells of one picture to the colour of each object that has enough of them."""
+    return {
+        name: COLOUR_NAMES[int(row.argmax())]
+        for name, row in zip(OBJECTS, cells, strict=True)
+        if row.sum() >= LEAST_CELLS
+    }
 
 
 def pairs_in(text: str) -> list[tuple[str, str]]:
@@ -81,24 +113,41 @@ def pairs_in(text: str) -> list[tuple[str, str]]:
     return [(_NAMES[noun], colour) for colour, noun in _PAIR.findall(text.lower())]
 
 
-def labels_of(objects: Sequence[Mapping[str, Any]]) -> list[int]:
-    """What is right for a render, by object: ``ABSENT``, 1 + the colour's number, or ``UNCLEAR``: several
-    colours, none with a name, or too small to tell.
+def colours_of(objects: Sequence[Mapping[str, Any]]) -> dict[str, str]:
+    """What is right for a render: the colours of objects that are large enough and have just one with a name.
 
     Args:
         objects: ``meta["objects"]`` of a sample of 128x128 pixels.
     """
-    labels = []
+    found = {}
     for name in OBJECTS:
-        seen = [thing for thing in objects if thing["name"] == name and thing["pixels"] > 0]
-        large = {thing["colour"] for thing in seen if thing["pixels"] >= LEAST_PIXELS}
-        if not seen:
-            labels.append(ABSENT)
-        elif len(large) == 1 and (colour := next(iter(large))) in COLOUR_NAMES:
-            labels.append(1 + COLOUR_NAMES.index(colour))
-        else:
-            labels.append(UNCLEAR)
-    return labels
+        mine = [thing for thing in objects if thing["name"] == name]
+        hues = {thing["colour"] for thing in mine if thing["pixels"] >= LEAST_PIXELS}
+        if len(hues) == 1 and (colour := next(iter(hues))) in COLOUR_NAMES:
+            found[name] = colour
+    return found
+
+
+def cell_labels(ids: np.ndarray, objects: Sequence[Mapping[str, Any]]) -> tuple[np.ndarray, np.ndarray]:
+    """What is right in every cell of a render, from the pixel in its middle.
+
+    Args:
+        ids: (SIDE, SIDE) object ids of the sample.
+        objects: its ``meta["objects"]``.
+
+    Returns:
+        int64 (CELLS, CELLS): ``OTHER`` or 1 + the object's number; and the colour's number or ``UNKNOWN``.
+    """
+    things = np.full(int(max(ids.max(), max((t["id"] for t in objects), default=0))) + 1, OTHER)
+    hues = np.full(len(things), UNKNOWN)
+    for thing in objects:
+        if thing["name"] in OBJECTS:
+            things[thing["id"]] = 1 + OBJECTS.index(thing["name"])
+            if thing["colour"] in COLOUR_NAMES:
+                hues[thing["id"]] = COLOUR_NAMES.index(thing["colour"])
+    step = SIDE // CELLS
+    middle = ids[step // 2 :: step, step // 2 :: step]
+    return things[middle], hues[middle]
 
 
 def save_colours(model: ColourClassifier, folder: Path, facts: dict[str, Any]) -> Path:

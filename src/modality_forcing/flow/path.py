@@ -27,6 +27,15 @@ def clean_from_velocity(x_t: Tensor, v: Tensor, t: Tensor) -> Tensor:
     return x_t - expand_level(t, x_t) * v
 
 
+def path_velocity(x_t: Tensor, prediction: Tensor, kind: str, t: float) -> Tensor:
+    """dx_t/dt that a prediction stands for at level t > 0: itself, or (x_t - x0) / t."""
+    if kind == "x0":
+        return (x_t - prediction) / t
+    if kind == "velocity":
+        return prediction
+    raise ValueError(f"prediction kind {kind!r}; known: velocity, x0")
+
+
 def euler_step(x_t: Tensor, prediction: Tensor, kind: str, t: float, s: float) -> Tensor:
     """Move from noise level t to s along the predicted straight path.
 

@@ -16,6 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from modality_forcing.codecs.depth import encode_depth, fill_missing
+from modality_forcing.codecs.depth_latent import encode_latent_depth
 from modality_forcing.codecs.positions import depth_ids, image_ids, text_ids
 from modality_forcing.config import TrainConfig
 from modality_forcing.flow.noise_levels import LogitNormal, PlateauLogitNormal, TaskMix
@@ -248,15 +249,13 @@ class ForcingStage(ImageStage):
         config = self.config
         depth, measured = batch.depth.to(self.device), batch.measured.to(self.device)
         patch = config.model.transformer.patch_size
-        depth0, valid, _ = encode_depth(depth, measured, patch, config.model.depth.sky)
+        depth0, valid = self._depth_tokens(depth, measured)
         known = valid.flatten(1).any(dim=1).cpu()
         t_rgb, t_depth = self._levels(step, batch.slots, known)
         work = self._image(batch, step, t_rgb)
         work.depth0, work.valid, work.t_depth = depth0, valid, t_depth.to(self.device)
         work.depth_noise = noise_for(config.seed, step, randomness.DEPTH_NOISE, batch.slots, depth0)
-        work.depth_t = fill_missing(
-            interpolate(depth0, work.depth_noise, work.t_depth), valid, work.depth_noise
-        )
+        work.depth_t = self._fill(interpolate(depth0, work.depth_noise, work.t_depth), work)
         rows, cols = (side // patch for side in depth.shape[-2:])
         work.rope = self._rope(text_ids(work.text.shape[1]), image_ids(rows, cols), depth_ids(rows, cols))
         num_valid = valid.flatten(1).sum(dim=1).cpu().float()
@@ -269,11 +268,31 @@ class ForcingStage(ImageStage):
         work.tokens = work.text.shape[1] + 2 * work.rgb0.shape[1]
         return work
 
+    def _depth_tokens(self, depth: Tensor, measured: Tensor) -> tuple[Tensor, Tensor]:
+        """Clean tokens (b, N, P) and what of them counts, bool."""
+        model = self.config.model
+        patch, sky = model.transformer.patch_size, model.depth.sky
+        if self.config.forcing.depth_coding == "latent":
+            return encode_latent_depth(depth, measured, self.encoders.autoencoder, patch, sky)
+        return encode_depth(depth, measured, patch, sky)[:2]
+
+    def _fill(self, depth_t: Tensor, work: Noisy) -> Tensor:
+        """The noisy depth with something in place of what was not measured."""
+        forcing = self.config.forcing
+        if forcing.depth_coding == "latent":  # a code has no holes
+            return depth_t
+        if forcing.fill == "zero":
+            return fill_missing(depth_t, work.valid, torch.zeros_like(depth_t))
+        return fill_missing(depth_t, work.valid, work.depth_noise)
+
     def _levels(self, step: int, slots: list[int], known: Tensor) -> tuple[Tensor, Tensor]:
         config, flow = self.config, self.config.model.flow
         draws = generator_for(config.seed, step, randomness.LEVELS)
         sampled = LogitNormal(flow.shift_mu, flow.shift_sigma).sample(config.batch, draws)
-        t_depth = PlateauLogitNormal(flow.shift_mu, flow.shift_sigma).sample(config.batch, draws)
+        density = PlateauLogitNormal if config.forcing.depth_density == "plateau" else LogitNormal
+        t_depth = density(flow.shift_mu, flow.shift_sigma).sample(config.batch, draws)
+        if config.forcing.shared_level:
+            sampled = t_depth
         mix = TaskMix(config.forcing.p_i2d, config.forcing.p_d2i)
         t_rgb, t_depth = (t[slots] for t in mix.apply(sampled, t_depth, draws))
         t_rgb = torch.where(known, t_rgb, sampled[slots])
