@@ -235,7 +235,7 @@ class Pipeline(Completion, Inpainting):
                 dataclasses.replace(item, start=PerModality(rgb=x.rgb, depth=item.start.depth))
                 for item, x in zip(items, found, strict=True)
             ]
-            refine = image_to_depth_schedule(settings.steps, self.config.flow)
+            refine = image_to_depth_schedule(d.steps_of("i2d"), self.config.flow)
             found = self.engine.run(again, refine, d.guidance_i2d, on_step, batch_size)
         results = []
         for item, x in zip(items, found, strict=True):
@@ -359,7 +359,8 @@ class Pipeline(Completion, Inpainting):
     def _settings(
         self, task: str, steps: int | None, guidance: float, log2_alpha: float | None, refine: bool
     ) -> Settings:
-        steps = self.sampler_defaults.steps if steps is None else steps
+        if steps is None:
+            steps = self.sampler_defaults.steps_of(task)
         check_number("steps", steps, 1, MAX_STEPS)
         check_number("guidance", guidance, 0.0, MAX_GUIDANCE)
         if log2_alpha is not None:

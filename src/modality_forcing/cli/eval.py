@@ -61,7 +61,7 @@ def depth(
     ] = 1,
     caption: e.Caption = False,
     seed: e.Seed = 0,
-    steps: o.Steps = None,
+    steps: o.StepsI2d = None,
     guidance: o.GuidanceI2d = None,
     size: o.ProcessingSize = None,
     batch_size: e.Batch = 8,

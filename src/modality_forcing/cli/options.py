@@ -33,6 +33,11 @@ def _model_default(name: str) -> str:
     return f"the model's own: {LOWPOLY.name} {small}, full size {full}"
 
 
+def _steps_i2d_default() -> str:
+    full, small = SamplerConfig().steps_of("i2d"), LOWPOLY.sampler.steps_of("i2d")
+    return f"the model's own: {LOWPOLY.name} {small}, full size {full}"
+
+
 def _size_default() -> str:
     small, full = LOWPOLY.sampler, SamplerConfig()
     return (
@@ -93,6 +98,16 @@ Steps = Annotated[
     int | None,
     typer.Option(
         metavar="N", rich_help_panel=_SAMPLING, show_default=_model_default("steps"), help="Sampling steps."
+    ),
+]
+StepsI2d = Annotated[
+    int | None,
+    typer.Option(
+        "--steps",
+        metavar="N",
+        rich_help_panel=_SAMPLING,
+        show_default=_steps_i2d_default(),
+        help="Sampling steps; one gives the mean of what the image allows.",
     ),
 ]
 Guidance = Annotated[

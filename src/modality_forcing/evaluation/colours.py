@@ -157,13 +157,13 @@ def save_colours(model: ColourClassifier, folder: Path, facts: dict[str, Any]) -
 
 
 def load_colours(folder: Path | None = None) -> ColourClassifier | None:
-    """The classifier of a folder, or the embedded one; None where a folder has only a place classifier.
+    """The classifier of a folder, or of the embedded one's; None where there is only a place classifier.
 
     Raises:
         UserError: the file is damaged, or of a network that knows other objects or colours.
     """
     path = (EMBEDDED if folder is None else folder) / FILE
-    if folder is not None and not path.is_file():
+    if not path.is_file():
         return None
     model = ColourClassifier()
     known = {"objects": list(OBJECTS), "colours": list(COLOUR_NAMES)}

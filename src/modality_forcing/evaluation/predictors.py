@@ -75,7 +75,7 @@ class PipelinePredictor:
         self.pipeline, self.captions, self.batch_size = pipeline, captions, batch_size
         self.options = {key: value for key, value in options.items() if value is not None}
         defaults = pipeline.sampler_defaults
-        steps = self.options.get("steps", defaults.steps)
+        steps = self.options.get("steps", defaults.steps_of("i2d"))
         self.name = f"{pipeline.config.name}, {steps} steps{', captions' if captions else ''}"
         self.facts = {
             "model": pipeline.config.name,
