@@ -22,7 +22,8 @@ from modality_forcing.training.optim import is_block_matrix
 
 ACTIVATION_BYTES = 68
 """Bytes that one block keeps for the backward pass per token and hidden channel, in bf16 without compilation
-(measured on CPU over both families: 63 to 70; tests/unit/test_estimate.py)."""
+(measured over both families with the fused attention of accelerators: 63 to 70; tests/unit/test_estimate.py).
+In bf16 on a CPU the scores are kept, too."""
 EDGE_BYTES = 16
 """The same for everything outside the blocks (measured: 8 to 16)."""
 GIB = 2**30
