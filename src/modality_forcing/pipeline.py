@@ -235,7 +235,8 @@ class Pipeline(Completion, Inpainting):
                 dataclasses.replace(item, start=PerModality(rgb=x.rgb, depth=item.start.depth))
                 for item, x in zip(items, found, strict=True)
             ]
-            refine = image_to_depth_schedule(d.steps_of("i2d"), self.config.flow)
+            count = d.steps_of("i2d") if steps is None else settings.steps
+            refine = image_to_depth_schedule(count, self.config.flow)
             found = self.engine.run(again, refine, d.guidance_i2d, on_step, batch_size)
         results = []
         for item, x in zip(items, found, strict=True):

@@ -82,6 +82,12 @@ def test_options_change_the_result(pipeline):
     assert np.abs(refined.depth - plain.depth).max() > 0
 
 
+def test_steps_that_were_asked_for_hold_for_refining_too(pipeline):
+    seen: list[int] = []
+    pipeline.joint("a", seed=0, steps=3, refine_depth=True, on_step=lambda step: seen.append(step.num_steps))
+    assert seen == [3] * 6
+
+
 @pytest.mark.parametrize("shape", [(40, 90), (300, 47), (64, 64), (17, 17)])
 def test_image_to_depth_keeps_size_and_pixels(pipeline, shape):
     image = np.random.default_rng(0).integers(0, 256, (*shape, 3), dtype=np.uint8)

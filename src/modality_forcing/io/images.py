@@ -173,7 +173,7 @@ def _frame_count(image: Image.Image) -> int:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             return getattr(image, "n_frames", 1)
-    except Exception:
+    except Exception:  # Pillow's readers raise whatever they stumble over; the first frame was read already
         return 1
 
 
