@@ -41,7 +41,8 @@ def worker_held(service: JobService) -> Iterator[None]:
 
 
 def worker_pid(service: JobService) -> int:
-    """The process that computes."""
+    """The process that computes, once it has loaded its model."""
+    until(lambda: service.ready, "there was a worker")
     child = service.dispatchers[0]._child
     assert child is not None
     return child.process.pid
