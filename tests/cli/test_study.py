@@ -76,8 +76,12 @@ def test_a_study_goes_on_where_it_was_left_and_computes_nothing_twice(mf: Run, w
     assert found["facts"]["parameters"] == found["facts"]["trainable"] > 0
     assert found["facts"]["forcing_seconds"] > 0 and found["facts"]["text_to_image_seconds"] > 0
     assert found["facts"]["weights_sha256"] and found["versions"]["torch"]
-    assert {"depth.abs_rel_affine", "control.abs_rel_affine", "joint.fid"} <= found["metrics"].keys()
-    assert len(found["pictures"]["depth.abs_rel_affine"]) == 2
+    assert {"depth.abs_rel_affine", "control.abs_rel_scale", "joint.fid"} <= found["metrics"].keys()
+    assert len(found["pictures"]["depth.abs_rel_scale"]) == 2
+    by_steps = {n: found["metrics"][f"depth@{n}.abs_rel_scale"]["mean"] for n in (1, 2)}
+    best = found["facts"]["depth_steps"]
+    assert by_steps[1] != by_steps[2] and by_steps[best] == min(by_steps.values())
+    assert found["metrics"]["depth.abs_rel_scale"]["mean"] == by_steps[best]
     assert str(work) not in json.dumps(found)
     assert not (done / "run" / "checkpoints").exists() and (done / "model" / "config.json").is_file()
     # The rest, then nothing at all.

@@ -16,7 +16,9 @@ from modality_forcing.config import TrainConfig, from_dict, to_dict
 from modality_forcing.errors import UserError
 from modality_forcing.studies import plan, sparsity
 from modality_forcing.studies.analysis import (
+    ABS_REL,
     AGREES,
+    DELTA,
     DISAGREES,
     NOT_MEASURED,
     UNDECIDED,
@@ -249,8 +251,8 @@ def result(
     name: str, where: dict, value: float, seed: int = 0, trained: bool = True, **metrics: float
 ) -> dict:
     """A cell's result with an error in image to depth that varies a little from picture to picture."""
-    pictures = {"depth.abs_rel_affine": [value * (1 + 0.01 * (i % 5 - 2)) for i in range(20)]}
-    means = {"depth.abs_rel_affine": value, "depth.delta1_affine": 1 - value, **metrics}
+    pictures = {ABS_REL: [value * (1 + 0.01 * (i % 5 - 2)) for i in range(20)]}
+    means = {ABS_REL: value, DELTA: 1 - value, **metrics}
     return {
         "name": name, "where": where, "seed": seed, "settings": {"training": {} if trained else None},
         "versions": {"torch": "0"}, "pictures": pictures,
@@ -272,10 +274,10 @@ def test_no_verdict_on_models_that_know_less_than_the_mean_depth():
 
 def test_a_relative_gain():
     rows = Rows([result("a", {"arm": "a"}, 0.4), result("b", {"arm": "b"}, 0.3)])
-    gain = relative_gain(rows.where(arm="a"), rows.where(arm="b"), "depth.abs_rel_affine", FAST)
+    gain = relative_gain(rows.where(arm="a"), rows.where(arm="b"), ABS_REL, FAST)
     assert gain.value == pytest.approx(0.25)
     assert gain.low == pytest.approx(0.25) and gain.high == pytest.approx(0.25)  # pictures are paired
-    assert relative_gain(rows.where(arm="c"), rows, "depth.abs_rel_affine", FAST) is None
+    assert relative_gain(rows.where(arm="c"), rows, ABS_REL, FAST) is None
 
 
 def scaled(exponents: dict[int, float]) -> list[dict]:
@@ -317,7 +319,7 @@ def test_a_report_of_every_study_whatever_is_missing(name, tmp_path):
     rng = np.random.default_rng(0)
     generated = ("joint", "control", "backbone")
     extra = {
-        f"{task}.{m}": 1.5 for task in generated for m in ("fid", "kid", "prompt_accuracy", "abs_rel_affine")
+        f"{task}.{m}": 1.5 for task in generated for m in ("fid", "kid", "prompt_accuracy", "abs_rel_scale")
     }
     results = []
     for cell in cells:

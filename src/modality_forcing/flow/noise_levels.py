@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, lru_cache
 
 import torch
 from torch import Tensor
@@ -35,30 +35,35 @@ class LogitNormal:
         """Inverse of :meth:`cdf`, elementwise in float64."""
         return torch.sigmoid(self.mu + self.sigma * torch.special.ndtri(u.double()))
 
-    @cached_property
+    @property
     def mode(self) -> float:
         """The t of highest density: the root of logit(t) = mu + sigma^2 (2t - 1) with the highest density."""
-        # The derivative of log pdf is monotone between its turning points; a fine scan picks the right
-        # branch (wide densities have two modes) and bisection refines it.
-        grid = [(i + 0.5) / 4096 for i in range(4096)]
-        best = max(grid, key=self.pdf)
-        low, high = best - 1 / 4096, best + 1 / 4096
-
-        def slope(t: float) -> float:
-            return self.mu + self.sigma**2 * (2 * t - 1) - math.log(t / (1 - t))
-
-        low, high = max(low, 1e-9), min(high, 1 - 1e-9)
-        for _ in range(80):
-            middle = 0.5 * (low + high)
-            if slope(middle) > 0:
-                low = middle
-            else:
-                high = middle
-        return 0.5 * (low + high)
+        return _mode(self)
 
     def sample(self, num: int, generator: torch.Generator) -> Tensor:
         """(num,) float32 draws, stratified: one uniform in each of ``num`` equal parts, shuffled."""
         return self.quantile(stratified_uniform(num, generator)).float()
+
+
+@lru_cache(maxsize=64)
+def _mode(density: LogitNormal) -> float:
+    # The derivative of log pdf is monotone between its turning points; a fine scan picks the right
+    # branch (wide densities have two modes) and bisection refines it.
+    grid = [(i + 0.5) / 4096 for i in range(4096)]
+    best = max(grid, key=density.pdf)
+    low, high = best - 1 / 4096, best + 1 / 4096
+
+    def slope(t: float) -> float:
+        return density.mu + density.sigma**2 * (2 * t - 1) - math.log(t / (1 - t))
+
+    low, high = max(low, 1e-9), min(high, 1 - 1e-9)
+    for _ in range(80):
+        middle = 0.5 * (low + high)
+        if slope(middle) > 0:
+            low = middle
+        else:
+            high = middle
+    return 0.5 * (low + high)
 
 
 @dataclass(frozen=True)

@@ -13,6 +13,9 @@ from modality_forcing.studies.statistics import Interval, bootstrap, mean_and_de
 
 AGREES, DISAGREES, UNDECIDED, NOT_MEASURED = "agrees", "disagrees", "undecided", "not measured"
 UNTRAINED = "too little trained to say"
+ABS_REL, DELTA = "depth.abs_rel_scale", "depth.delta1_scale"
+"""What cells are compared by: the models predict depth up to scale. With a shift fitted, too, a map that
+knows nothing of the picture loses little (docs/studies/README.md)."""
 
 
 class Rows:
@@ -103,7 +106,11 @@ class Series:
 
 @dataclass(frozen=True)
 class Figure:
-    """A line plot, bars one standard deviation over seeds; its numbers go into the report as a table."""
+    """A plot, error bars one standard deviation over seeds; its numbers go into the report as a table.
+
+    Attributes:
+        names: of the places on the x axis, for what is no quantity: columns then, and x = 0, 1, ...
+    """
 
     title: str
     x_label: str
@@ -111,6 +118,7 @@ class Figure:
     series: Sequence[Series]
     x_log: bool = False
     y_log: bool = False
+    names: Sequence[str] = ()
 
 
 @dataclass(frozen=True)
@@ -181,10 +189,9 @@ def table_of(
 def unless_untrained(claims: Sequence[Claim], rows: Rows) -> list[Claim]:
     """The claims, without a verdict where no cell has learned more than the mean depth map of training knows:
     differences between such models are differences between beginnings."""
-    metric = "depth.abs_rel_affine"
-    baseline = rows.where(arm="baseline mean").means(metric)
+    baseline = rows.where(arm="baseline mean").means(ABS_REL)
     trained = [
-        mean for r in rows if r["settings"]["training"] is not None for mean in Rows([r]).means(metric)
+        mean for r in rows if r["settings"]["training"] is not None for mean in Rows([r]).means(ABS_REL)
     ]
     if not baseline or not trained or min(trained) < baseline[0]:
         return list(claims)

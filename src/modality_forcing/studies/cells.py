@@ -25,6 +25,8 @@ class Measure:
         predictor: "model"; "mean" (the mean depth map of training scenes); "coding" (the true depth through
             the autoencoder and back: what depth in its code can reach at best).
         depth, joint, control: pictures for image to depth, for text to both, for depth to image; 0: none.
+        depth_steps: numbers of steps that image to depth is measured with; the one with the lowest AbsRel
+            counts. Empty: ``steps``.
         steps, guidance, log2_alpha, solver: of sampling; image to depth is not guided.
         judge_steps: of the embedded model, which estimates depth of generated pictures.
         shared_level: the model knows one noise level (``studies.replacement``).
@@ -37,6 +39,7 @@ class Measure:
     depth: int = 0
     joint: int = 0
     control: int = 0
+    depth_steps: tuple[int, ...] = ()
     steps: int = 8
     guidance: float = 2.0
     log2_alpha: float = 0.0
@@ -130,8 +133,8 @@ class Arm:
 def measure_of(settings: StudySettings, **changes: Any) -> Measure:
     """The measurement of a scale."""
     base = Measure(
-        test_folder=settings.test_folder, depth=settings.pictures, steps=settings.sample_steps,
-        guidance=settings.guidance, judge_steps=settings.judge_steps,
+        test_folder=settings.test_folder, depth=settings.pictures, depth_steps=settings.depth_steps,
+        steps=settings.sample_steps, guidance=settings.guidance, judge_steps=settings.judge_steps,
     )  # fmt: skip
     return replace(base, **changes)
 
@@ -168,5 +171,5 @@ def baseline(settings: StudySettings, predictor: str = "mean") -> Cell:
     """A cell that trains nothing: what a number is worth."""
     if predictor not in PREDICTORS:
         raise UserError(f"predictor is {predictor!r}; right is {', '.join(PREDICTORS)}")
-    measure = measure_of(settings, predictor=predictor)
+    measure = measure_of(settings, predictor=predictor, depth_steps=())
     return Cell(name=f"baseline-{predictor}", where={"arm": f"baseline {predictor}"}, seed=0, measure=measure)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from modality_forcing.studies.analysis import (
+    ABS_REL,
+    DELTA,
     Analysis,
     Figure,
     Interval,
@@ -25,8 +27,8 @@ PAPER = (
 LAMBDAS = (0.0, 0.03, 0.1, 0.3, 1.0, 3.0)
 RATIO = 0.1  # lambda_low / lambda_high (ours, as in recipes/lowpoly)
 METRICS = {
-    "AbsRel image to depth": "depth.abs_rel_affine",
-    "δ1": "depth.delta1_affine",
+    "AbsRel image to depth": ABS_REL,
+    "δ1": DELTA,
     "FID": "joint.fid",
     "KID": "joint.kid",
     "prompt accuracy": "joint.prompt_accuracy",
@@ -61,7 +63,7 @@ def analyse(rows: Rows, settings: StudySettings) -> Analysis:
     for metric, label in (
         ("joint.fid", "FID"),
         ("joint.prompt_accuracy", "prompt accuracy"),
-        ("depth.abs_rel_affine", "AbsRel"),
+        (ABS_REL, "AbsRel"),
     ):
         points = [(value, mine.bar(metric)) for value, mine in held.items()]
         result.figures.append(
@@ -75,7 +77,7 @@ def analyse(rows: Rows, settings: StudySettings) -> Analysis:
     known = [v for v in LAMBDAS[1:] if held[v].means("joint.fid")]
     best = min(known, key=lambda v: sum(held[v].means("joint.fid")) / len(held[v]), default=None)
     gain = relative_gain(off, held[best], "joint.fid", settings) if best is not None else None
-    cost = relative_gain(off, held[best], "depth.abs_rel_affine", settings) if best is not None else None
+    cost = relative_gain(off, held[best], ABS_REL, settings) if best is not None else None
     result.claims = [
         judge(
             "Without distillation text-to-image quality drifts.",

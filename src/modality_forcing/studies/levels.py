@@ -2,7 +2,17 @@
 
 from __future__ import annotations
 
-from modality_forcing.studies.analysis import Analysis, Figure, Rows, Series, judge, relative_gain, table_of
+from modality_forcing.studies.analysis import (
+    ABS_REL,
+    DELTA,
+    Analysis,
+    Figure,
+    Rows,
+    Series,
+    judge,
+    relative_gain,
+    table_of,
+)
 from modality_forcing.studies.cells import Arm, Cell, baseline, cells_of
 from modality_forcing.studies.settings import StudySettings
 
@@ -18,10 +28,10 @@ ARMS = {
     "shared-logit": "shared level, logit-normal density",
 }
 METRICS = {
-    "AbsRel image to depth": "depth.abs_rel_affine",
-    "δ1 image to depth": "depth.delta1_affine",
-    "AbsRel depth to image": "control.abs_rel_affine",
-    "AbsRel joint": "joint.abs_rel_affine",
+    "AbsRel image to depth": ABS_REL,
+    "δ1 image to depth": DELTA,
+    "AbsRel depth to image": "control.abs_rel_scale",
+    "AbsRel joint": "joint.abs_rel_scale",
     "prompt accuracy": "joint.prompt_accuracy",
     "FID joint": "joint.fid",
     "FID depth to image": "control.fid",
@@ -57,20 +67,18 @@ def analyse(rows: Rows, settings: StudySettings) -> Analysis:
     arms_and_mean = {**arms, "mean training depth": rows.where(arm="baseline mean")}
     result = Analysis(table_of("Tasks", arms_and_mean, METRICS, note))
     tasks = {
-        "image to depth": "depth.abs_rel_affine",
-        "depth to image": "control.abs_rel_affine",
-        "joint": "joint.abs_rel_affine",
+        "image to depth": ABS_REL,
+        "depth to image": "control.abs_rel_scale",
+        "joint": "joint.abs_rel_scale",
     }
     result.figures.append(
         Figure(
-            "AbsRel by task (1 image to depth, 2 depth to image, 3 joint)", "task",
-            "AbsRel (scale and shift fitted)",
+            "AbsRel by task", "task", "AbsRel (scale fitted)",
             [
-                Series.of(
-                    label, [(i + 1, mine.bar(m)) for i, m in enumerate(tasks.values())]
-                )
+                Series.of(label, [(i, mine.bar(m)) for i, m in enumerate(tasks.values())])
                 for label, mine in arms.items()
             ],
+            names=tuple(tasks),
         )
     )  # fmt: skip
     shared = [(name, rows.where(arm=name)) for name in ("shared", "shared-logit")]

@@ -25,6 +25,7 @@ from modality_forcing.evaluation.protocols import find_protocol
 from modality_forcing.evaluation.rows import mean_and_error, scored, summarise
 from modality_forcing.evaluation.run import Job, evaluate_depth
 from modality_forcing.pipeline import Pipeline
+from modality_forcing.studies.analysis import ABS_REL
 from modality_forcing.studies.backbone import text_to_image
 from modality_forcing.studies.cells import Measure
 from modality_forcing.studies.replacement import share_level
@@ -106,9 +107,11 @@ def measure(
             "weights_sha256": pipeline.weights_hash,
         }
         predictor = PipelinePredictor(pipeline, batch_size=BATCH, steps=what.steps)
-    if what.depth:
+    if what.depth and what.depth_steps and pipeline is not None:
+        _depth_at_best(result, what, data, pipeline, folder, first, part(what.depth))
+    elif what.depth:
         _depth(result, what, data, predictor, folder / "depth", first, part(what.depth))
-        done += what.depth
+    done += what.depth
     if pipeline is not None and (what.joint or what.control):
         tools = _tools(pipeline, what, device)
         if what.joint:
@@ -136,6 +139,34 @@ def _tools(pipeline: Pipeline, what: Measure, device: str) -> Tools:
         pipeline=pipeline, estimator=judge, classifier=load_classifier(), features=ClassifierFeatures(),
         options={"steps": what.steps, "guidance": what.guidance}, batch_size=BATCH,
     )  # fmt: skip
+
+
+def _depth_at_best(
+    result: Measured, what: Measure, data: ShardedSet, pipeline: Pipeline, folder: Path, seed: int,
+    progress: Any,
+) -> None:  # fmt: skip
+    """Image to depth with each number of steps; "depth.*" is that of the lowest AbsRel, "depth@N.*" all."""
+    found: dict[int, Measured] = {}
+    for number, steps in enumerate(what.depth_steps):
+        found[steps] = Measured()
+        predictor = PipelinePredictor(pipeline, batch_size=BATCH, steps=steps)
+
+        def share(n: int, total: int, number: int = number) -> None:
+            progress(number * total + n, total * len(what.depth_steps))
+
+        _depth(found[steps], what, data, predictor, folder / f"depth-{steps}", seed, share)
+
+    def error(steps: int) -> float:
+        value = found[steps].metrics[ABS_REL]["mean"]
+        return float("inf") if value is None else float(value)
+
+    best = min(found, key=error)
+    result.metrics.update(found[best].metrics)
+    result.pictures.update(found[best].pictures)
+    result.facts["depth_steps"] = best
+    for steps, measured in found.items():
+        for name, value in measured.metrics.items():
+            result.metrics[name.replace("depth.", f"depth@{steps}.", 1)] = value
 
 
 def _depth(

@@ -157,7 +157,11 @@ def measure_seconds(measure: Measure, forward: float, speed: Speed) -> float:
     guided = 1 if measure.guidance == 1 else 2
     generated = measure.joint + measure.control
     pictures = measure.depth + 2 * generated + (measure.joint if measure.backbone else 0)
-    operations = forward * calls * (measure.depth + guided * (generated + measure.backbone * measure.joint))
+    depth_calls = sum(measure.depth_steps) if measure.depth_steps else calls
+    pictures += measure.depth * max(0, len(measure.depth_steps) - 1)
+    operations = forward * (
+        depth_calls * measure.depth + calls * guided * (generated + measure.backbone * measure.joint)
+    )
     judged = generated * measure.judge_steps * _embedded_forward()
     return pictures * speed.per_picture + (operations + judged) / speed.flops
 

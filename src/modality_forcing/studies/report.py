@@ -11,7 +11,16 @@ from typing import Any
 from modality_forcing.evaluation.report import versions
 from modality_forcing.io.atomic import atomic_file, slug
 from modality_forcing.io.plain_json import plain
-from modality_forcing.studies.analysis import UNTRAINED, Analysis, Figure, Rows, Table, unless_untrained
+from modality_forcing.studies.analysis import (
+    ABS_REL,
+    DELTA,
+    UNTRAINED,
+    Analysis,
+    Figure,
+    Rows,
+    Table,
+    unless_untrained,
+)
 from modality_forcing.studies.cells import Cell
 from modality_forcing.studies.registry import Study
 from modality_forcing.studies.settings import StudySettings, changed
@@ -92,11 +101,14 @@ def _facts(
             f"the same for every cell; text to image {settings.t2i_steps:,} steps unless the plan says more"
         )
     lines.append(
-        f"- image to depth on {settings.pictures} test scenes, protocol moge (exact L1 fit), "
-        f"{settings.sample_steps} steps unguided; generation with guidance {settings.guidance:g}"
+        f"- image to depth on {settings.pictures} test scenes, protocol moge (exact L1 fit), unguided, with "
+        f"{', '.join(map(str, settings.depth_steps))} steps, of which the number with the lowest AbsRel "
+        f"counts for each cell; generation in {settings.sample_steps} steps with guidance "
+        f"{settings.guidance:g}"
         if trained
         else f"- {settings.generated} captions or test scenes for every cell, guidance {settings.guidance:g}"
     )
+    lines.append("- AbsRel and δ1 after fitting the scale; affine: scale and shift")
     lines.append(
         f"- ± and the bars of figures are the standard deviation over seeds; intervals are "
         f"{100 * LEVEL:.0f} % bootstrap percentiles over seeds and pictures together "
@@ -130,7 +142,7 @@ def _numbers(figure: Figure) -> Table:
     places = sorted({x for series in figure.series for x in series.x})
     lines = []
     for place in places:
-        line = [f"{place:,.10g}"]
+        line = [figure.names[int(place)] if figure.names else f"{place:,.10g}"]
         for series in figure.series:
             at = series.x.index(place) if place in series.x else None
             if at is None:
@@ -151,8 +163,10 @@ def _cells(results: Sequence[Mapping[str, Any]]) -> Table:
         "TFLOP forcing",
         "TFLOP text to image",
         "minutes",
+        "steps",
         "AbsRel",
         "δ1",
+        "AbsRel affine",
     ]
     lines = []
     for result in results:
@@ -166,9 +180,12 @@ def _cells(results: Sequence[Mapping[str, Any]]) -> Table:
         lines.append([
             result["name"], f"{facts['parameters']:,}", f"{facts['trainable']:,}",
             f"{facts['forcing_flops'] / 1e12:,.3f}", f"{facts['text_to_image_flops'] / 1e12:,.3f}",
-            f"{seconds / 60:.1f}", mean("depth.abs_rel_affine"), mean("depth.delta1_affine"),
+            f"{seconds / 60:.1f}", str(facts.get("depth_steps", "-")), mean(ABS_REL), mean(DELTA),
+            mean("depth.abs_rel_affine"),
         ])  # fmt: skip
-    note = "AbsRel and δ1 of image to depth, scale and shift fitted; minutes of the forcing stage."
+    note = (
+        "AbsRel and δ1 of image to depth and the number of steps they are for; minutes of the forcing stage."
+    )
     return Table("Cells", head, lines, note)
 
 
@@ -182,14 +199,22 @@ def draw(folder: Path, figure: Figure, study: str) -> Path | None:
     canvas = Canvas(figsize=SIZE, layout="constrained")
     FigureCanvasAgg(canvas)
     axes = canvas.subplots()
-    for series in figure.series:
-        if series.x:
-            below = [max(0.0, y - low) for y, low in zip(series.y, series.low, strict=True)]
-            above = [max(0.0, high - y) for y, high in zip(series.y, series.high, strict=True)]
+    width = 0.8 / len(figure.series)
+    for number, series in enumerate(figure.series):
+        if not series.x:
+            continue
+        below = [max(0.0, y - low) for y, low in zip(series.y, series.low, strict=True)]
+        above = [max(0.0, high - y) for y, high in zip(series.y, series.high, strict=True)]
+        if figure.names:
+            places = [x + (number - (len(figure.series) - 1) / 2) * width for x in series.x]
+            axes.bar(places, series.y, 0.9 * width, yerr=[below, above], capsize=3, label=series.label)
+        else:
             axes.errorbar(
                 series.x, series.y, [below, above], marker="o", markersize=4, linewidth=1.4, capsize=3,
                 label=series.label,
             )  # fmt: skip
+    if figure.names:
+        axes.set_xticks(range(len(figure.names)), figure.names)
     if figure.x_log:
         axes.set_xscale("log")
     if figure.y_log:

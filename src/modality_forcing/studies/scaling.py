@@ -7,7 +7,18 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from modality_forcing.studies.analysis import Analysis, Claim, Figure, Rows, Series, Table, judge, judge_all
+from modality_forcing.studies.analysis import (
+    ABS_REL,
+    DELTA,
+    Analysis,
+    Claim,
+    Figure,
+    Rows,
+    Series,
+    Table,
+    judge,
+    judge_all,
+)
 from modality_forcing.studies.cells import SCRATCH, Arm, Cell, baseline, cells_of
 from modality_forcing.studies.settings import StudySettings
 from modality_forcing.studies.statistics import bootstrap, fit_line
@@ -19,7 +30,6 @@ PAPER = (
     "at 370M, 800M and 3.3B after 1.92B images, against 0.933, 0.942, 0.944 from scratch; size helps less "
     "from scratch."
 )
-METRIC = "depth.abs_rel_affine"
 
 
 def cells(settings: StudySettings) -> list[Cell]:
@@ -40,17 +50,17 @@ def analyse(rows: Rows, settings: StudySettings) -> Analysis:
     sizes = rows.coordinates("width")
     budgets = rows.coordinates("t2i_steps")
     parameters = {width: rows.where(width=width).fact("parameters") for width in sizes}
-    samples = {(w, b): rows.where(width=w, t2i_steps=b).pictures(METRIC) for w in sizes for b in budgets}
+    samples = {(w, b): rows.where(width=w, t2i_steps=b).pictures(ABS_REL) for w in sizes for b in budgets}
     samples = {key: values for key, values in samples.items() if values.size}
     result = Analysis(Table("Error by size and budget", *_table(rows, sizes, budgets, parameters, settings)))
 
-    for metric, label in ((METRIC, "AbsRel"), ("depth.delta1_affine", "Share within 25 % (δ1)")):
+    for metric, label in ((ABS_REL, "AbsRel"), (DELTA, "Share within 25 % (δ1)")):
         series = []
         for budget in budgets:
             points = [(w, rows.where(width=w, t2i_steps=budget).bar(metric)) for w in sizes]
             series.append(Series.of(_label(budget, settings), [(parameters[w], i) for w, i in points if i]))
         result.figures.append(
-            Figure(f"{label} by size", "parameters", f"{label} (scale and shift fitted)", series, x_log=True)
+            Figure(f"{label} by size", "parameters", f"{label} (scale fitted)", series, x_log=True)
         )
 
     laws = {}
@@ -160,7 +170,7 @@ def _label(budget: int, settings: StudySettings) -> str:
 def _table(
     rows: Rows, sizes: Sequence, budgets: Sequence, parameters: Mapping, settings: StudySettings
 ) -> tuple[list[str], list[list[str]]]:
-    head = ["width", "parameters", "text to image", "seeds", "AbsRel affine", "δ1 affine", "AbsRel scale"]
+    head = ["width", "parameters", "text to image", "seeds", "AbsRel", "δ1", "AbsRel affine"]
     lines = []
     for width in sizes:
         for budget in budgets:
@@ -168,7 +178,7 @@ def _table(
             if mine:
                 lines.append([
                     str(width), f"{parameters[width]:,.0f}", _label(budget, settings), str(len(mine)),
-                    mine.spread(METRIC), mine.spread("depth.delta1_affine"),
-                    mine.spread("depth.abs_rel_scale"),
+                    mine.spread(ABS_REL), mine.spread(DELTA),
+                    mine.spread("depth.abs_rel_affine"),
                 ])  # fmt: skip
     return head, lines

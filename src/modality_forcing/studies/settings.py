@@ -73,13 +73,17 @@ class StudySettings:
     """Training runs of every cell at the smallest size (at the only size in most studies)."""
     more_seeds: int = 1
     """The same at the larger sizes of the scaling study."""
-    pictures: int = 64
+    pictures: int = 128
     """Test scenes for image to depth."""
     generated: int = 32
     """Captions, or depth maps, to generate from."""
     drift: int = 96
     """Pictures for FID in the distillation study."""
+    depth_steps: tuple[int, ...] = (1, 2, 4, 8)
+    """Numbers of steps that image to depth of a trained model is measured with: a model that is still unsure
+    is best asked once, and how unsure it is differs from cell to cell."""
     sample_steps: int = 8
+    """Steps of generation."""
     guidance: float = 2.0
     judge_steps: int = 4
     """Steps of the embedded model where it estimates depth of generated pictures."""
@@ -108,15 +112,15 @@ class StudySettings:
         for name in ("pictures", "generated", "drift"):
             if getattr(self, name) > self.test_scenes:
                 raise UserError(f"{name} is {getattr(self, name)}; there are test_scenes={self.test_scenes}")
-        for name in ("widths", "t2i_budgets", "alphas", "euler_steps", "heun_steps"):
+        for name in ("widths", "t2i_budgets", "alphas", "depth_steps", "euler_steps", "heun_steps"):
             values = getattr(self, name)
             if not values or sorted(set(values)) != list(values):
                 raise UserError(f"{name} is {values}; right is different numbers in rising order")
         for width in (*self.widths, self.width):
             if width < 8 or width % 8 or (width > HEAD and width % HEAD):
                 raise UserError(f"width {width}: right is 8, 16, 24, or a multiple of {HEAD}")
-        if self.t2i_budgets[0] < 0 or self.euler_steps[0] < 1 or self.heun_steps[0] < 1:
-            raise UserError("steps may not be negative, nor 0 in euler_steps and heun_steps")
+        if self.t2i_budgets[0] < 0 or min(self.depth_steps[0], self.euler_steps[0], self.heun_steps[0]) < 1:
+            raise UserError("steps may not be negative, nor 0 in depth_steps, euler_steps and heun_steps")
         if not 0 < self.density_low <= self.density_high <= 1:
             raise UserError(
                 f"density_low, density_high are {self.density_low}, {self.density_high}; "
@@ -140,15 +144,16 @@ CPU = StudySettings()
 TOY = replace(
     CPU, scenes=32, test_scenes=4, widths=(8, 16, 24, 32), width=16, blocks=2, batch=8, warmup=2,
     t2i_budgets=(0, 4, 12, 24), t2i_steps=12, forcing_steps=24, checkpoint_every=100, pictures=4, generated=2,
-    drift=4, sample_steps=1, judge_steps=1, alphas=(-5, 0, 5), euler_steps=(1, 2, 4), heun_steps=(1, 2),
-    alpha_steps=2, bootstrap=200,
+    drift=4, depth_steps=(1, 2), sample_steps=1, judge_steps=1, alphas=(-5, 0, 5), euler_steps=(1, 2, 4),
+    heun_steps=(1, 2), alpha_steps=2, bootstrap=200,
 )  # fmt: skip
 GPU = replace(
     CPU, image_size=128, scenes=10_000, test_scenes=256, text_tokens=32, widths=(128, 256, 384, 512),
     width=256, blocks=8, depth_blocks=2, batch=128, warmup=100, precision="bf16", device="cuda",
     t2i_budgets=(0, 400, 2000, 6000), t2i_steps=2000, forcing_steps=2000, checkpoint_every=1000,
-    more_seeds=3, pictures=256, generated=128, drift=256, sample_steps=16, judge_steps=16,
-    euler_steps=(1, 2, 4, 8, 16, 32, 64, 100), heun_steps=(1, 2, 4, 8, 16, 32), alpha_steps=32,
+    more_seeds=3, pictures=256, generated=128, drift=256, depth_steps=(1, 4, 16), sample_steps=16,
+    judge_steps=16, euler_steps=(1, 2, 4, 8, 16, 32, 64, 100), heun_steps=(1, 2, 4, 8, 16, 32),
+    alpha_steps=32,
 )  # fmt: skip
 SCALES = {"toy": TOY, "cpu": CPU, "gpu": GPU}
 """Settings by scale: "toy" proves the machinery, "cpu" is for two cores, "gpu" for one large accelerator."""

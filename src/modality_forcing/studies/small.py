@@ -2,7 +2,17 @@
 
 from __future__ import annotations
 
-from modality_forcing.studies.analysis import Analysis, Figure, Rows, Series, judge, relative_gain, table_of
+from modality_forcing.studies.analysis import (
+    ABS_REL,
+    DELTA,
+    Analysis,
+    Figure,
+    Rows,
+    Series,
+    judge,
+    relative_gain,
+    table_of,
+)
 from modality_forcing.studies.cells import Arm, Cell, baseline, cells_of
 from modality_forcing.studies.settings import StudySettings
 
@@ -14,9 +24,9 @@ PAPER = (
 )
 LAYERS = (0, 1, 2, 4)
 METRICS = {
-    "AbsRel image to depth": "depth.abs_rel_affine",
-    "δ1": "depth.delta1_affine",
-    "AbsRel joint": "joint.abs_rel_affine",
+    "AbsRel image to depth": ABS_REL,
+    "δ1": DELTA,
+    "AbsRel joint": "joint.abs_rel_scale",
     "FID": "joint.fid",
     "prompt accuracy": "joint.prompt_accuracy",
 }
@@ -61,8 +71,7 @@ def analyse(rows: Rows, settings: StudySettings) -> Analysis:
     arms["mean training depth"] = rows.where(arm="baseline mean")
     note = f"Depth-only blocks of the base: {settings.depth_blocks}. Other depths also differ in parameters."
     result = Analysis(table_of("One change at a time", arms, METRICS, note))
-    metric = "depth.abs_rel_affine"
-    points = [(n, mine.bar(metric)) for n, mine in layers.items()]
+    points = [(n, mine.bar(ABS_REL)) for n, mine in layers.items()]
     result.figures.append(
         Figure("AbsRel by depth-only blocks", "depth-only blocks", "AbsRel", [Series.of("AbsRel", points)])
     )
@@ -73,5 +82,5 @@ def analyse(rows: Rows, settings: StudySettings) -> Analysis:
         ("Depth-only blocks make image to depth better (most against none).", layers[0], layers[max(layers)]),
         ("Freezing costs no depth.", base, rows.where(arm="frozen")),
     ):
-        result.claims.append(judge(text, rule, relative_gain(without, with_, metric, settings), "share"))
+        result.claims.append(judge(text, rule, relative_gain(without, with_, ABS_REL, settings), "share"))
     return result

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 from modality_forcing.studies.analysis import (
+    ABS_REL,
     Analysis,
     Figure,
     Rows,
@@ -23,7 +22,7 @@ PAPER = (
     "Joint sampling follows t_depth = f_α(t_rgb); log2 α = 5, image first, is the default and gives cleaner "
     "depth. 50 Euler steps are the default."
 )
-DEPTH, JOINT = "depth.abs_rel_affine", "joint.abs_rel_affine"
+DEPTH, JOINT = ABS_REL, "joint.abs_rel_scale"
 CLOSE = 1.02
 """A number of steps is good enough when its error is at most 2 % above that of the most (ours)."""
 
@@ -35,16 +34,18 @@ def cells(settings: StudySettings, model: str = "lowpoly") -> list[Cell]:
         for alpha in settings.alphas:
             where = {"sweep": "alpha", "log2_alpha": alpha, "steps": settings.alpha_steps, "solver": "euler"}
             measure = measure_of(
-                settings, depth=0, joint=settings.generated, log2_alpha=alpha, steps=settings.alpha_steps,
-                guidance=settings.guidance,
+                settings, depth=0, depth_steps=(), joint=settings.generated, log2_alpha=alpha,
+                steps=settings.alpha_steps,
             )  # fmt: skip
             name = f"alpha{alpha:+g}-seed{seed}".replace(".", "_")
             found.append(Cell(name, where, seed, measure, model=model))
         for solver, counts in (("euler", settings.euler_steps), ("heun", settings.heun_steps)):
             for steps in counts:
                 where = {"sweep": "steps", "solver": solver, "steps": steps}
-                measure = measure_of(settings, joint=settings.generated, steps=steps, solver=solver)
-                measure = replace(measure, depth=settings.generated)
+                measure = measure_of(
+                    settings, depth=settings.generated, depth_steps=(), joint=settings.generated, steps=steps,
+                    solver=solver,
+                )  # fmt: skip
                 found.append(Cell(f"{solver}{steps}-seed{seed}", where, seed, measure, model=model))
     return found
 
@@ -59,7 +60,7 @@ def analyse(rows: Rows, settings: StudySettings) -> Analysis:
     tilts = rows.where(sweep="alpha")
     alphas = tilts.coordinates("log2_alpha")
     arms = {f"log2 α = {alpha:g}": tilts.where(log2_alpha=alpha) for alpha in alphas}
-    head = {"AbsRel joint": JOINT, "δ1 joint": "joint.delta1_affine",
+    head = {"AbsRel joint": JOINT, "δ1 joint": "joint.delta1_scale",
             "prompt accuracy": "joint.prompt_accuracy", "FID": "joint.fid"}  # fmt: skip
     note = (
         "AbsRel joint: generated depth against what the embedded model estimates from the generated picture."
