@@ -1,4 +1,4 @@
-"""Items through the sampler in batches: what the tasks of the pipeline have in common."""
+"""Items through the sampler in batches: what the tasks of the pipeline have in common. And text to image."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -18,7 +19,7 @@ from modality_forcing.devices import memory_advice
 from modality_forcing.flow.guidance import guided
 from modality_forcing.flow.held import Held, hold
 from modality_forcing.flow.sampler import Step, sample
-from modality_forcing.flow.schedule import Schedule
+from modality_forcing.flow.schedule import Schedule, depth_to_image_schedule
 from modality_forcing.inputs import chunks
 from modality_forcing.model.base import DiffusionTransformer
 from modality_forcing.types import PerModality
@@ -158,6 +159,32 @@ class Engine:
         started = time.perf_counter()
         yield
         self.timings[stage] = self.timings.get(stage, 0.0) + time.perf_counter() - started
+
+
+@torch.no_grad()
+def sample_images(
+    transformer: Any, noise: Tensor, text: Tensor, null: Tensor, frame: Frame, flow: FlowConfig, *,
+    steps: int, guidance: float, embedded: bool = False,
+) -> Tensor:  # fmt: skip
+    """Image tokens (B, N, C) of a text-to-image model: a transformer without a depth stream.
+
+    Args:
+        noise: (B, N, C).
+        text, null: (B, T, C), and (1, T, C) of the empty prompt.
+        frame: N = rows * cols.
+        embedded: the model takes its guidance as an input and is not guided from outside.
+    """
+    device = noise.device
+    rope = transformer.rope(text_ids(text.shape[1], device), image_ids(frame.rows, frame.cols, device))
+
+    def forward(x: PerModality[Tensor], tokens: Tensor, t: PerModality[Tensor]) -> PerModality[Tensor]:
+        level = (torch.full_like(t.rgb, guidance),) if embedded else ()
+        # The sampler walks both modalities; the depth of this model has no tokens.
+        return PerModality(rgb=transformer(x.rgb, None, tokens, rope, t.rgb, None, *level)[0], depth=x.depth)
+
+    start = PerModality(rgb=noise, depth=noise.new_zeros(len(noise), 0, 1))
+    predict = guided(forward, text, null, 1.0 if embedded else guidance)
+    return sample(predict, start, depth_to_image_schedule(steps, flow), flow).rgb
 
 
 def _held_together(items: list[Item]) -> PerModality[Held] | None:

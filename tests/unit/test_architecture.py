@@ -52,8 +52,8 @@ ALLOWED: dict[str, set[str]] = {
         "pipeline", "training", "evaluation",
     },
     "cli": {
-        "types", "config", "errors", "presets", "inputs", "devices", "flow", "losses", "geometry", "model",
-        "viz", "io", "codecs", "checkpoint", "data", "pipeline", "training", "evaluation", "studies",
+        "types", "config", "errors", "presets", "inputs", "devices", "engine", "flow", "losses", "geometry",
+        "model", "viz", "io", "codecs", "checkpoint", "data", "pipeline", "training", "evaluation", "studies",
         "server",
     },
     "server": {

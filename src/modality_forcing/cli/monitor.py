@@ -14,18 +14,16 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
+from modality_forcing.codecs.frame import Frame
 from modality_forcing.codecs.image import decode_image, pixels_to_tensor, tensor_to_pixels
-from modality_forcing.codecs.positions import image_ids, text_ids
 from modality_forcing.config import LogConfig, ModelConfig, TrainConfig
+from modality_forcing.engine import sample_images
 from modality_forcing.errors import UserError
 from modality_forcing.evaluation.metrics import mean_score, score_depth
-from modality_forcing.flow.guidance import guided
-from modality_forcing.flow.sampler import sample
-from modality_forcing.flow.schedule import depth_to_image_schedule
 from modality_forcing.io.atomic import atomic_file
 from modality_forcing.pipeline import Pipeline
 from modality_forcing.training.buckets import fit
-from modality_forcing.types import PerModality, Sample
+from modality_forcing.types import Sample
 from modality_forcing.viz import colorize, contact_sheet
 
 SHOWN = 4
@@ -201,21 +199,12 @@ def generate_images(parts: Parts, config: ModelConfig, prompts: Sequence[str], s
         )
         for i in range(len(prompts))
     ]
-    rope = model.rope(text_ids(texts.shape[1], device), image_ids(cells, cells, device))
-    guidance = config.sampler.guidance
-    embedded = config.transformer.guidance_embedding
-
-    def forward(x: PerModality[Tensor], tokens: Tensor, t: PerModality[Tensor]) -> PerModality[Tensor]:
-        level = (torch.full_like(t.rgb, guidance),) if embedded else ()
-        # The sampler walks both modalities; the depth of this model has no tokens.
-        return PerModality(rgb=model(x.rgb, None, tokens, rope, t.rgb, None, *level)[0], depth=x.depth)
-
-    predict: Any = guided(forward, texts[:-1], texts[-1:], 1.0 if embedded else guidance)
-    start = PerModality(
-        rgb=torch.stack(noise).to(device), depth=torch.zeros(len(prompts), 0, 1, device=device)
-    )
-    schedule = depth_to_image_schedule(config.sampler.steps, config.flow)
-    tokens = sample(predict, start, schedule, config.flow).rgb
+    frame = Frame.exact(size, size, config.transformer.patch_size)
+    tokens = sample_images(
+        model, torch.stack(noise).to(device), texts[:-1], texts[-1:], frame, config.flow,
+        steps=config.sampler.steps, guidance=config.sampler.guidance,
+        embedded=config.transformer.guidance_embedding,
+    )  # fmt: skip
     return list(tensor_to_pixels(decode_image(parts.autoencoder, tokens, cells, cells).cpu()))
 
 

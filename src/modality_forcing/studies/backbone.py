@@ -3,22 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
 
 from modality_forcing.checkpoint.layouts import open_checkpoint
 from modality_forcing.codecs.frame import Frame
 from modality_forcing.codecs.image import decode_image, tensor_to_pixels
-from modality_forcing.codecs.positions import image_ids, text_ids
+from modality_forcing.engine import sample_images
 from modality_forcing.errors import UserError
-from modality_forcing.flow.guidance import guided
-from modality_forcing.flow.sampler import sample
-from modality_forcing.flow.schedule import depth_to_image_schedule
 from modality_forcing.pipeline import Pipeline
-from modality_forcing.types import PerModality
 
 BATCH = 16
 
@@ -43,26 +37,15 @@ def text_to_image(
     transformer.requires_grad_(False)
     cell = config.transformer.patch_size
     frame = Frame.exact(config.sampler.width, config.sampler.height, cell)
-    schedule = depth_to_image_schedule(steps, config.flow)
     null = engine.text.encode([""]).to(engine.device, transformer.dtype)
     images: list[np.ndarray] = []
     for first in range(0, len(prompts), BATCH):
         part = slice(first, first + BATCH)
         text = engine.text.encode(list(prompts[part])).to(engine.device, transformer.dtype)
         noise = torch.cat([engine.noise(seed, frame).rgb for seed in seeds[part]])
-        rope = transformer.rope(
-            text_ids(text.shape[1], engine.device), image_ids(frame.rows, frame.cols, engine.device)
+        tokens = sample_images(
+            transformer, noise, text, null, frame, config.flow, steps=steps, guidance=guidance
         )
-
-        def forward(
-            x: PerModality[Tensor], tokens: Tensor, t: PerModality[Tensor], rope: Tensor = rope
-        ) -> PerModality[Tensor]:
-            # The sampler walks both modalities; the depth of this model has no tokens.
-            return PerModality(rgb=transformer(x.rgb, None, tokens, rope, t.rgb, None)[0], depth=x.depth)
-
-        start = PerModality(rgb=noise, depth=noise.new_zeros(len(noise), 0, 1))
-        predict: Any = guided(forward, text, null, guidance)
-        tokens = sample(predict, start, schedule, config.flow).rgb
         pixels = decode_image(grown.autoencoder, tokens, frame.rows, frame.cols)
         images += list(tensor_to_pixels(pixels.cpu()))
     return images
