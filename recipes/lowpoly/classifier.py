@@ -6,13 +6,12 @@ looks for them, unless they miss the wanted accuracy on the second folder, which
 
 from __future__ import annotations
 
-import argparse
-import math
 import sys
 from pathlib import Path
 
 import numpy as np
 import torch
+from _fitting import fit, options
 from torch import Tensor
 from torch.nn.functional import cross_entropy, grid_sample, interpolate
 
@@ -28,6 +27,7 @@ from modality_forcing.evaluation.classifier import (
 )
 
 WANTED = 0.98
+BATCH = 64
 
 
 def load(folder: Path, limit: int | None) -> tuple[np.ndarray, Tensor]:
@@ -71,53 +71,28 @@ def accuracy(model: PlaceClassifier, pictures: np.ndarray, places: Tensor) -> fl
 
 def main() -> int:
     """Train, measure, write; exit code 1 when the accuracy is missed."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("train", type=Path)
-    parser.add_argument("validation", type=Path)
-    parser.add_argument("--out", type=Path, default=EMBEDDED)
-    parser.add_argument("--epochs", type=int, default=30)
-    parser.add_argument("--limit", type=int, default=None)
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--wanted", type=float, default=WANTED)
-    options = parser.parse_args()
-    pictures, places = load(options.train, options.limit)
-    unseen, unseen_places = load(options.validation, options.limit)
-    torch.manual_seed(options.seed)
-    generator = torch.Generator().manual_seed(options.seed)
+    chosen = options(__doc__, out=EMBEDDED, epochs=30, wanted=WANTED)
+    pictures, places = load(chosen.train, chosen.limit)
+    unseen, unseen_places = load(chosen.validation, chosen.limit)
+    torch.manual_seed(chosen.seed)
     model = PlaceClassifier()
-    batch = 64
-    steps = options.epochs * max(1, len(pictures) // batch)
-    optimizer = torch.optim.AdamW(model.parameters(), lr=2e-3, weight_decay=0.05)
-    rate = torch.optim.lr_scheduler.LambdaLR(
-        optimizer, lambda i: min(1.0, (i + 1) / 50) * 0.5 * (1 + math.cos(math.pi * i / steps))
-    )
-    for epoch in range(options.epochs):
-        model.train()
-        order = torch.randperm(len(pictures), generator=generator)
-        total = 0.0
-        for i in range(0, len(order) - batch + 1 if len(order) >= batch else 1, batch):
-            chosen = order[i : i + batch]
-            x = augment(to_tensor(pictures[chosen.numpy()]), generator)
-            loss = cross_entropy(model(x), places[chosen], label_smoothing=0.05)
-            optimizer.zero_grad()
-            loss.backward()
-            optimizer.step()
-            rate.step()
-            total += float(loss.detach()) * len(chosen)
-        if epoch % 5 == 4 or epoch == options.epochs - 1:
-            found = accuracy(model, unseen, unseen_places)
-            print(
-                f"epoch {epoch + 1}: loss {total / len(order):.3f}, accuracy on unseen renders {found:.4f}",
-                flush=True,
-            )
+
+    def loss(picked: Tensor, generator: torch.Generator) -> Tensor:
+        x = augment(to_tensor(pictures[picked.numpy()]), generator)
+        return cross_entropy(model(x), places[picked], label_smoothing=0.05)
+
+    found = fit(
+        model, len(pictures), loss, lambda: accuracy(model, unseen, unseen_places), epochs=chosen.epochs,
+        batch=BATCH, seed=chosen.seed, every=5,
+    )  # fmt: skip
     facts = {
         "accuracy": found, "validation_pictures": len(unseen), "training_pictures": len(pictures),
-        "epochs": options.epochs, "seed": options.seed,
+        "epochs": chosen.epochs, "seed": chosen.seed,
     }  # fmt: skip
-    if found < options.wanted:
-        print(f"accuracy {found:.4f} misses {options.wanted}; nothing was written", file=sys.stderr)
+    if found < chosen.wanted:
+        print(f"accuracy {found:.4f} misses {chosen.wanted}; nothing was written", file=sys.stderr)
         return 1
-    path = save_classifier(model, options.out, facts)
+    path = save_classifier(model, chosen.out, facts)
     print(f"{path}: {path.stat().st_size / 1e6:.2f} MB")
     return 0
 

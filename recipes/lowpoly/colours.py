@@ -9,14 +9,13 @@ folder, which training never sees.
 
 from __future__ import annotations
 
-import argparse
-import math
 import sys
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from _fitting import fit, options
 from torch import Tensor
 from torch.nn.functional import cross_entropy, interpolate
 
@@ -91,52 +90,30 @@ def loss_of(model: ColourClassifier, x: Tensor, things: Tensor, hues: Tensor) ->
 
 def main() -> int:
     """Train, measure, write; exit code 1 when the accuracy is missed."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
-    parser.add_argument("train", type=Path)
-    parser.add_argument("validation", type=Path)
-    parser.add_argument("--out", type=Path, default=EMBEDDED)
-    parser.add_argument("--epochs", type=int, default=8)
-    parser.add_argument("--limit", type=int, default=None)
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--wanted", type=float, default=WANTED)
-    options = parser.parse_args()
-    renders, unseen = Renders(options.train, options.limit), Renders(options.validation, options.limit)
-    torch.manual_seed(options.seed)
-    generator = torch.Generator().manual_seed(options.seed)
+    chosen = options(__doc__, out=EMBEDDED, epochs=8, wanted=WANTED)
+    renders, unseen = Renders(chosen.train, chosen.limit), Renders(chosen.validation, chosen.limit)
+    torch.manual_seed(chosen.seed)
     model = ColourClassifier()
-    steps = options.epochs * max(1, len(renders.pictures) // BATCH)
-    optimizer = torch.optim.AdamW(model.parameters(), lr=2e-3, weight_decay=0.05)
-    rate = torch.optim.lr_scheduler.LambdaLR(
-        optimizer, lambda i: min(1.0, (i + 1) / 50) * 0.5 * (1 + math.cos(math.pi * min(1.0, i / steps)))
-    )
-    for epoch in range(options.epochs):
-        model.train()
-        order, total = torch.randperm(len(renders.pictures), generator=generator), []
-        for i in range(0, max(1, len(order) - BATCH + 1), BATCH):
-            chosen = order[i : i + BATCH]
-            x = augment(to_tensor(renders.pictures[chosen.numpy()]), generator)
-            things, hues = renders.things[chosen], renders.hues[chosen]
-            if torch.rand((), generator=generator) < 0.5:
-                x, things, hues = x.flip(-1), things.flip(-1), hues.flip(-1)
-            loss = loss_of(model, x, things, hues)
-            optimizer.zero_grad()
-            loss.backward()
-            optimizer.step()
-            rate.step()
-            total.append(float(loss.detach()))
-        found = accuracy(model, unseen)
-        print(
-            f"epoch {epoch + 1}: loss {np.mean(total):.3f}, accuracy on unseen renders {found:.4f}",
-            flush=True,
-        )
+
+    def loss(picked: Tensor, generator: torch.Generator) -> Tensor:
+        x = augment(to_tensor(renders.pictures[picked.numpy()]), generator)
+        things, hues = renders.things[picked], renders.hues[picked]
+        if torch.rand((), generator=generator) < 0.5:
+            x, things, hues = x.flip(-1), things.flip(-1), hues.flip(-1)
+        return loss_of(model, x, things, hues)
+
+    found = fit(
+        model, len(renders.pictures), loss, lambda: accuracy(model, unseen), epochs=chosen.epochs,
+        batch=BATCH, seed=chosen.seed,
+    )  # fmt: skip
     facts = {
         "accuracy": found, "validation_pictures": len(unseen.pictures),
-        "training_pictures": len(renders.pictures), "epochs": options.epochs, "seed": options.seed,
+        "training_pictures": len(renders.pictures), "epochs": chosen.epochs, "seed": chosen.seed,
     }  # fmt: skip
-    if found < options.wanted:
-        print(f"accuracy {found:.4f} misses {options.wanted}; nothing was written", file=sys.stderr)
+    if found < chosen.wanted:
+        print(f"accuracy {found:.4f} misses {chosen.wanted}; nothing was written", file=sys.stderr)
         return 1
-    path = save_colours(model, options.out, facts)
+    path = save_colours(model, chosen.out, facts)
     print(f"{path}: {path.stat().st_size / 1e6:.2f} MB")
     return 0
 

@@ -1,0 +1,71 @@
+"""What the training of the judges (``classifier.py``, ``colours.py``) has in common."""
+
+from __future__ import annotations
+
+import argparse
+import math
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+WARMUP = 50  # steps
+
+
+def options(text: str | None, *, out: Path, epochs: int, wanted: float) -> argparse.Namespace:
+    """Two folders of shards, and how to train; the values are the defaults."""
+    parser = argparse.ArgumentParser(description=text, formatter_class=argparse.RawTextHelpFormatter)
+    parser.add_argument("train", type=Path)
+    parser.add_argument("validation", type=Path)
+    parser.add_argument("--out", type=Path, default=out)
+    parser.add_argument("--epochs", type=int, default=epochs)
+    parser.add_argument("--limit", type=int, default=None)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--wanted", type=float, default=wanted)
+    return parser.parse_args()
+
+
+def fit(
+    model: nn.Module,
+    count: int,
+    loss_of: Callable[[Tensor, torch.Generator], Tensor],
+    measure: Callable[[], float],
+    *,
+    epochs: int,
+    batch: int,
+    seed: int,
+    every: int = 1,
+) -> float:
+    """AdamW with warm-up and a cosine; the accuracy after the last epoch.
+
+    Args:
+        count: training pictures.
+        loss_of: (numbers of a batch's pictures, generator of its augmentation) -> loss.
+        measure: accuracy on pictures that training never sees.
+        every: epochs between measurements.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    steps = epochs * max(1, count // batch)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=2e-3, weight_decay=0.05)
+
+    def rate_at(step: int) -> float:
+        return min(1.0, (step + 1) / WARMUP) * 0.5 * (1 + math.cos(math.pi * min(1.0, step / steps)))
+
+    rate = torch.optim.lr_scheduler.LambdaLR(optimizer, rate_at)
+    found = 0.0
+    for epoch in range(epochs):
+        model.train()
+        order, losses = torch.randperm(count, generator=generator), []
+        for first in range(0, max(1, count - batch + 1), batch):
+            loss = loss_of(order[first : first + batch], generator)
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+            rate.step()
+            losses.append(float(loss.detach()))
+        if (epoch + 1) % every == 0 or epoch + 1 == epochs:
+            found = measure()
+            mean = math.fsum(losses) / len(losses)
+            print(f"epoch {epoch + 1}: loss {mean:.3f}, accuracy on unseen renders {found:.4f}", flush=True)
+    return found
