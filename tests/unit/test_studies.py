@@ -17,16 +17,19 @@ from modality_forcing.errors import UserError
 from modality_forcing.studies import plan, sparsity
 from modality_forcing.studies.analysis import (
     ABS_REL,
+    AFFINE,
     AGREES,
     DELTA,
     DISAGREES,
     NOT_MEASURED,
+    SCALE,
     UNDECIDED,
     UNTRAINED,
     Claim,
     Figure,
     Rows,
     Series,
+    aligned,
     judge,
     judge_all,
     relative_gain,
@@ -270,6 +273,31 @@ def test_no_verdict_on_models_that_know_less_than_the_mean_depth():
     assert [c.verdict for c in unless_untrained(claims, Rows([MEAN, dull]))] == [UNTRAINED, NOT_MEASURED]
     assert [c.verdict for c in unless_untrained(claims, Rows([MEAN, dull, good]))] == [AGREES, NOT_MEASURED]
     assert unless_untrained(claims, Rows([dull])) == claims
+
+
+def test_every_alignment_sees_its_best_number_of_steps():
+    pictures = {f"depth@{n}.abs_rel_{a}": [0.1 * n, 0.2] for n in (1, 8) for a in ("scale", "affine")}
+    means = {
+        "depth@1.abs_rel_scale": 0.2, "depth@8.abs_rel_scale": 0.3,
+        "depth@1.abs_rel_affine": 0.25, "depth@8.abs_rel_affine": 0.15,
+        "depth@1.delta1_affine": 0.6, "depth@8.delta1_affine": 0.7,
+        "joint.abs_rel_scale": 0.5, "joint.abs_rel_affine": 0.4, "joint.fid": 7.0,
+    }  # fmt: skip
+    given = result("a", {}, 0.9)
+    del given["pictures"][ABS_REL], given["metrics"][ABS_REL], given["metrics"][DELTA]
+    given["pictures"] |= pictures
+    given["metrics"] |= {name: {"mean": mean, "error": None, "count": 2} for name, mean in means.items()}
+    scale, affine = aligned([given], SCALE), aligned([given], AFFINE)
+    assert (scale.means(ABS_REL), scale.fact("depth_steps")) == ([0.2], 1)
+    assert scale.means("joint.abs_rel_scale") == [0.5] and scale.means("depth.abs_rel_affine") == [0.25]
+    assert scale.pictures(ABS_REL).tolist() == [[0.1, 0.2]]
+    assert (affine.means(ABS_REL), affine.fact("depth_steps")) == ([0.15], 8)
+    assert affine.means("joint.abs_rel_scale") == [0.4] and affine.means("joint.fid") == [7.0]
+    assert affine.means(DELTA) == [0.7] and affine.pictures(ABS_REL).tolist() == [[0.8, 0.2]]
+    # What was measured with one number of steps stays as it is.
+    plain = result("b", {}, 0.3)
+    assert aligned([plain], SCALE).means(ABS_REL) == [0.3]
+    assert "depth.abs_rel_scale" not in given["metrics"]  # nothing is changed in place
 
 
 def test_a_relative_gain():

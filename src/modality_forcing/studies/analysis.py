@@ -13,9 +13,10 @@ from modality_forcing.studies.statistics import Interval, bootstrap, mean_and_de
 
 AGREES, DISAGREES, UNDECIDED, NOT_MEASURED = "agrees", "disagrees", "undecided", "not measured"
 UNTRAINED = "too little trained to say"
+SCALE, AFFINE = "scale", "affine"
 ABS_REL, DELTA = "depth.abs_rel_scale", "depth.delta1_scale"
-"""What cells are compared by: the models predict depth up to scale. With a shift fitted, too, a map that
-knows nothing of the picture loses little (docs/studies/README.md)."""
+"""What cells are compared by: the models predict depth up to scale. :func:`aligned` puts the numbers with a
+shift fitted, too, in their place."""
 
 
 class Rows:
@@ -72,6 +73,41 @@ class Rows:
             return "-"
         mean, deviation = mean_and_deviation(values)
         return f"{mean:.{digits}f}" + ("" if deviation is None else f" ± {deviation:.{digits}f}")
+
+
+def aligned(results: Sequence[Mapping[str, Any]], alignment: str) -> Rows:
+    """Results as one alignment sees them: SCALE or AFFINE.
+
+    Where image to depth was measured with several numbers of steps ("depth@4.*"), "depth.*" is the one with
+    the lowest AbsRel, and the fact "depth_steps" says which. Under AFFINE the numbers of that alignment stand
+    under the names of SCALE.
+    """
+    found = []
+    for result in results:
+        metrics, pictures, facts = dict(result["metrics"]), dict(result["pictures"]), dict(result["facts"])
+        tail = f".abs_rel_{alignment}"
+        errors = {
+            name[len("depth@") : -len(tail)]: value["mean"]
+            for name, value in metrics.items()
+            if name.startswith("depth@") and name.endswith(tail) and value["mean"] is not None
+        }
+        if errors:
+            best = min(errors, key=lambda steps: errors[steps])
+            facts["depth_steps"] = int(best)
+            _copy(metrics, f"depth@{best}.", "", "depth.", "")
+            _copy(pictures, f"depth@{best}.", "", "depth.", "")
+        if alignment != SCALE:
+            _copy(metrics, "", f"_{alignment}", "", f"_{SCALE}")
+            _copy(pictures, "", f"_{alignment}", "", f"_{SCALE}")
+        found.append({**result, "metrics": metrics, "pictures": pictures, "facts": facts})
+    return Rows(found)
+
+
+def _copy(values: dict[str, Any], prefix: str, suffix: str, new_prefix: str, new_suffix: str) -> None:
+    """Every value whose name begins and ends so, also under the name that begins and ends anew."""
+    for name in [n for n in values if n.startswith(prefix) and n.endswith(suffix)]:
+        middle = name[len(prefix) : len(name) - len(suffix)]
+        values[f"{new_prefix}{middle}{new_suffix}"] = values[name]
 
 
 @dataclass(frozen=True)

@@ -25,8 +25,8 @@ class Measure:
         predictor: "model"; "mean" (the mean depth map of training scenes); "coding" (the true depth through
             the autoencoder and back: what depth in its code can reach at best).
         depth, joint, control: pictures for image to depth, for text to both, for depth to image; 0: none.
-        depth_steps: numbers of steps that image to depth is measured with; the one with the lowest AbsRel
-            counts. Empty: ``steps``.
+        depth_steps: numbers of steps that image to depth is measured with, one after the other; of which one
+            counts, the report decides. Empty: ``steps``.
         steps, guidance, log2_alpha, solver: of sampling; image to depth is not guided.
         judge_steps: of the embedded model, which estimates depth of generated pictures.
         shared_level: the model knows one noise level (``studies.replacement``).

@@ -25,7 +25,6 @@ from modality_forcing.evaluation.protocols import find_protocol
 from modality_forcing.evaluation.rows import mean_and_error, scored, summarise
 from modality_forcing.evaluation.run import Job, evaluate_depth
 from modality_forcing.pipeline import Pipeline
-from modality_forcing.studies.analysis import ABS_REL
 from modality_forcing.studies.backbone import text_to_image
 from modality_forcing.studies.cells import Measure
 from modality_forcing.studies.replacement import share_level
@@ -108,7 +107,7 @@ def measure(
         }
         predictor = PipelinePredictor(pipeline, batch_size=BATCH, steps=what.steps)
     if what.depth and what.depth_steps and pipeline is not None:
-        _depth_at_best(result, what, data, pipeline, folder, first, part(what.depth))
+        _depth_at_each(result, what, data, pipeline, folder, first, part(what.depth))
     elif what.depth:
         _depth(result, what, data, predictor, folder / "depth", first, part(what.depth))
     done += what.depth
@@ -141,32 +140,24 @@ def _tools(pipeline: Pipeline, what: Measure, device: str) -> Tools:
     )  # fmt: skip
 
 
-def _depth_at_best(
+def _depth_at_each(
     result: Measured, what: Measure, data: ShardedSet, pipeline: Pipeline, folder: Path, seed: int,
     progress: Any,
 ) -> None:  # fmt: skip
-    """Image to depth with each number of steps; "depth.*" is that of the lowest AbsRel, "depth@N.*" all."""
-    found: dict[int, Measured] = {}
+    """Image to depth with each number of steps, under "depth@N.*" (see ``analysis.aligned``)."""
     for number, steps in enumerate(what.depth_steps):
-        found[steps] = Measured()
+        found = Measured()
         predictor = PipelinePredictor(pipeline, batch_size=BATCH, steps=steps)
 
         def share(n: int, total: int, number: int = number) -> None:
             progress(number * total + n, total * len(what.depth_steps))
 
-        _depth(found[steps], what, data, predictor, folder / f"depth-{steps}", seed, share)
-
-    def error(steps: int) -> float:
-        value = found[steps].metrics[ABS_REL]["mean"]
-        return float("inf") if value is None else float(value)
-
-    best = min(found, key=error)
-    result.metrics.update(found[best].metrics)
-    result.pictures.update(found[best].pictures)
-    result.facts["depth_steps"] = best
-    for steps, measured in found.items():
-        for name, value in measured.metrics.items():
-            result.metrics[name.replace("depth.", f"depth@{steps}.", 1)] = value
+        _depth(found, what, data, predictor, folder / f"depth-{steps}", seed, share)
+        prefix = f"depth@{steps}."
+        for name, table in found.metrics.items():
+            result.metrics[name.replace("depth.", prefix, 1)] = table
+        for name, values in found.pictures.items():
+            result.pictures[name.replace("depth.", prefix, 1)] = values
 
 
 def _depth(

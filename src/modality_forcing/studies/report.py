@@ -13,12 +13,15 @@ from modality_forcing.io.atomic import atomic_file, slug
 from modality_forcing.io.plain_json import plain
 from modality_forcing.studies.analysis import (
     ABS_REL,
+    AFFINE,
     DELTA,
+    SCALE,
     UNTRAINED,
-    Analysis,
+    Claim,
     Figure,
     Rows,
     Table,
+    aligned,
     unless_untrained,
 )
 from modality_forcing.studies.cells import Cell
@@ -57,13 +60,14 @@ def write_report(
         results: content of the ``result.json`` of those that are finished.
         command: that makes this report, for its head.
     """
-    rows = Rows(results)
+    rows, affine = aligned(results, SCALE), aligned(results, AFFINE)
     analysis = study.analyse(rows, settings)
-    analysis.claims = unless_untrained(analysis.claims, rows)
+    claims = unless_untrained(analysis.claims, rows)
+    again = unless_untrained(study.analyse(affine, settings).claims, affine)
     drawn = [draw(folder / FIGURES, figure, study.name) for figure in analysis.figures]
     lines = [f"# {study.title}", "", f"What the paper claims: {study.paper}", "", "```sh", command, "```", ""]
     lines += _facts(study, scale, settings, cells, results)
-    lines += ["", "## Verdicts", "", *_claims(analysis)]
+    lines += ["", "## Verdicts", "", *_claims(claims, again)]
     lines += ["", f"## {analysis.main.title}", "", *_table(analysis.main)]
     for table in analysis.tables:
         if table.lines:
@@ -74,7 +78,7 @@ def write_report(
         lines += ["", f"## {figure.title}", ""]
         lines += [f"![{figure.title}]({FIGURES}/{path.name})", ""] if path is not None else []
         lines += _table(_numbers(figure))
-    lines += ["", "## Cells", "", *_table(_cells(results))]
+    lines += ["", "## Cells", "", *_table(_cells(rows))]
     if any(path is None for path in drawn):
         lines += ["", "Figures need matplotlib: `pip install modality-forcing[eval]`, then the same command."]
     with atomic_file(folder / REPORT) as aside:
@@ -119,10 +123,11 @@ def _facts(
     return lines
 
 
-def _claims(analysis: Analysis) -> list[str]:
-    lines = ["| claim | rule | seen | verdict |", "|---|---|---|---|"]
-    for claim in analysis.claims:
-        lines.append(f"| {claim.text} | {claim.rule} | {claim.seen} | **{claim.verdict}** |")
+def _claims(claims: Sequence[Claim], affine: Sequence[Claim]) -> list[str]:
+    lines = ["| claim | rule | seen | verdict | with the shift fitted, too | verdict |", "|" + "---|" * 6]
+    for claim, other in zip(claims, affine, strict=True):
+        cells = (claim.text, claim.rule, claim.seen, f"**{claim.verdict}**", other.seen, other.verdict)
+        lines.append("| " + " | ".join(cells) + " |")
     return [
         *lines, "",
         "agrees: the whole interval lies on the claimed side; disagrees: on the other side; undecided: 0",
@@ -154,7 +159,7 @@ def _numbers(figure: Figure) -> Table:
     return Table(figure.title, [figure.x_label, *(series.label for series in figure.series)], lines)
 
 
-def _cells(results: Sequence[Mapping[str, Any]]) -> Table:
+def _cells(rows: Rows) -> Table:
     """Every cell with its cost."""
     head = [
         "cell",
@@ -169,7 +174,7 @@ def _cells(results: Sequence[Mapping[str, Any]]) -> Table:
         "AbsRel affine",
     ]
     lines = []
-    for result in results:
+    for result in rows:
         facts, metrics = result["facts"], result["metrics"]
         seconds = facts.get("forcing_seconds", 0.0)
 
