@@ -60,7 +60,7 @@ def analyse(rows: Rows, settings: StudySettings) -> Analysis:
     tilts = rows.where(sweep="alpha")
     alphas = tilts.coordinates("log2_alpha")
     arms = {f"log2 α = {alpha:g}": tilts.where(log2_alpha=alpha) for alpha in alphas}
-    head = {"AbsRel joint": JOINT, "δ1 joint": "joint.delta1_scale",
+    head = {"AbsRel joint": JOINT, "affine": "joint.abs_rel_affine", "δ1 joint": "joint.delta1_scale",
             "prompt accuracy": "joint.prompt_accuracy", "FID": "joint.fid"}  # fmt: skip
     note = (
         "AbsRel joint: generated depth against what the embedded model estimates from the generated picture."
@@ -78,8 +78,9 @@ def analyse(rows: Rows, settings: StudySettings) -> Analysis:
         for solver, counts in by_solver.items()
         for n in counts
     }
-    head = {"AbsRel image to depth": DEPTH, "AbsRel joint": JOINT,
-            "prompt accuracy": "joint.prompt_accuracy", "FID": "joint.fid"}  # fmt: skip
+    head = {"AbsRel image to depth": DEPTH, "affine": "depth.abs_rel_affine", "AbsRel joint": JOINT,
+            "joint affine": "joint.abs_rel_affine", "prompt accuracy": "joint.prompt_accuracy",
+            "FID": "joint.fid"}  # fmt: skip
     result.tables.append(table_of("Steps and solver", arms, head))
     for metric, label in ((DEPTH, "AbsRel image to depth"), (JOINT, "AbsRel joint"), ("joint.fid", "FID")):
         series = [
