@@ -222,6 +222,16 @@ def table_of(
     return Table(title, ["", "seeds", "parameters", *metrics], lines, note)
 
 
+def by_steps(arms: Mapping[str, Rows], settings: StudySettings) -> Table:
+    """Image to depth with every number of steps: how far sampling leads away from the model's mean."""
+    metrics = {
+        f"{n} step{'s' if n > 1 else ''}": ABS_REL.replace("depth.", f"depth@{n}.", 1)
+        for n in settings.depth_steps
+    }
+    note = "One step gives the model's mean, more give a sample."
+    return table_of("AbsRel of image to depth by steps", arms, metrics, note)
+
+
 def unless_untrained(claims: Sequence[Claim], rows: Rows) -> list[Claim]:
     """The claims, without a verdict where no cell has learned more than the mean depth map of training knows:
     differences between such models are differences between beginnings."""

@@ -9,6 +9,7 @@ from modality_forcing.studies.analysis import (
     Figure,
     Rows,
     Series,
+    by_steps,
     judge,
     relative_gain,
     table_of,
@@ -66,6 +67,7 @@ def analyse(rows: Rows, settings: StudySettings) -> Analysis:
     )
     arms_and_mean = {**arms, "mean training depth": rows.where(arm="baseline mean")}
     result = Analysis(table_of("Tasks", arms_and_mean, METRICS, note))
+    result.tables.append(by_steps(arms, settings))
     tasks = {
         "image to depth": ABS_REL,
         "depth to image": "control.abs_rel_scale",
