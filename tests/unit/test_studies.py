@@ -40,7 +40,13 @@ from modality_forcing.studies.registry import STUDIES, find_study
 from modality_forcing.studies.report import draw, write_report, write_rows
 from modality_forcing.studies.runner import State, run_jobs
 from modality_forcing.studies.settings import SCALES, TOY, model_config, read_settings, train_config
-from modality_forcing.studies.statistics import Interval, bootstrap, fit_line, mean_and_deviation
+from modality_forcing.studies.statistics import (
+    Interval,
+    bootstrap,
+    fit_line,
+    mean_and_deviation,
+    spread_over_seeds,
+)
 from modality_forcing.studies.trajectory import calls
 from modality_forcing.studies.work import Place, is_done, read_result
 
@@ -235,6 +241,21 @@ def test_a_power_law_is_found_exactly():
         bootstrap({0: np.zeros((0, 3))}, lambda m: m[0])
     assert mean_and_deviation([2.0]) == (2.0, None)
     assert mean_and_deviation([1.0, 3.0]) == (2.0, pytest.approx(math.sqrt(2)))
+
+
+def test_a_cell_with_one_seed_borrows_the_spread_of_others():
+    pictures = np.ones(50)
+    three = np.stack([pictures * f for f in (0.9, 1.0, 1.1)])
+    alone = pictures[None] * 2.0
+    expected = float(np.std(np.log([0.9, 1.0, 1.1]), ddof=1))
+    assert spread_over_seeds([three, alone]) == pytest.approx(expected)
+    found = bootstrap({"three": three, "alone": alone}, lambda m: math.log(m["alone"]), count=4000)
+    assert found.value == pytest.approx(math.log(2.0))
+    assert (found.high - found.low) / 2 == pytest.approx(1.96 * expected, rel=0.1)
+    # Nobody to borrow from, and numbers that have no logarithm: only pictures vary.
+    assert spread_over_seeds([alone]) == 0.0 and spread_over_seeds([three - 0.95]) == 0.0
+    still = bootstrap({"alone": alone}, lambda m: m["alone"], count=100)
+    assert (still.low, still.high) == (2.0, 2.0)
 
 
 def test_verdicts():

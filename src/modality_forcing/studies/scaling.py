@@ -71,8 +71,8 @@ def analyse(rows: Rows, settings: StudySettings) -> Analysis:
     head = ["text to image", "exponent b of AbsRel = a N^-b", "95 % interval"]
     lines = [[_label(b, settings), f"{law.value:.3f}", law.text(3)] for b, law in laws.items()]
     note = (
-        "N: all parameters of the RGB-D model. Seeds and pictures are resampled; of sizes with one seed, "
-        "pictures only: their intervals know nothing of how training runs differ."
+        "N: all parameters of the RGB-D model. Seeds and pictures are resampled; sizes with one seed borrow "
+        "the relative spread over seeds of the others."
     )
     result.tables.append(Table("Power law in size", head, lines, note))
 
