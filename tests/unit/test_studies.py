@@ -255,7 +255,7 @@ def test_a_cell_with_one_seed_borrows_the_spread_of_others():
     # Nobody to borrow from, and numbers that have no logarithm: only pictures vary.
     assert spread_over_seeds([alone]) == 0.0 and spread_over_seeds([three - 0.95]) == 0.0
     still = bootstrap({"alone": alone}, lambda m: m["alone"], count=100)
-    assert (still.low, still.high) == (2.0, 2.0)
+    assert (still.low, still.high) == pytest.approx((2.0, 2.0))
 
 
 def test_verdicts():

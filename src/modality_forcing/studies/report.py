@@ -38,9 +38,10 @@ def write_rows(
 ) -> Path:
     """Every finished cell without its numbers per picture, which its own ``result.json`` holds."""
     rows = [{key: value for key, value in result.items() if key != "pictures"} for result in results]
-    content = {"study": study.name, "scale": scale, "settings": vars(settings), "cells": rows}
-    with atomic_file(folder / ROWS) as aside:
-        aside.write_text(json.dumps(plain(content), indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+    head = json.dumps(plain({"study": study.name, "scale": scale, "settings": vars(settings)}), indent=1)
+    lines = ",\n".join(json.dumps(plain(row), ensure_ascii=False) for row in rows)
+    with atomic_file(folder / ROWS) as aside:  # a line per cell
+        aside.write_text(f'{head[:-2]},\n "cells": [\n{lines}\n]}}\n', encoding="utf-8")
     return folder / ROWS
 
 
