@@ -103,7 +103,7 @@ def _facts(
         )
         lines.append(
             f"- forcing stage: {settings.forcing_steps:,} steps of {settings.batch}, Muon {settings.lr:g}, "
-            f"the same for every cell; text to image {settings.t2i_steps:,} steps unless the plan says more"
+            f"the same for every cell; text to image {settings.t2i_steps:,} steps by default"
         )
     lines.append(
         f"- image to depth on {settings.pictures} test scenes, protocol moge (exact L1 fit), unguided, with "
