@@ -252,6 +252,8 @@ def test_a_cell_with_one_seed_borrows_the_spread_of_others():
     found = bootstrap({"three": three, "alone": alone}, lambda m: math.log(m["alone"]), count=4000)
     assert found.value == pytest.approx(math.log(2.0))
     assert (found.high - found.low) / 2 == pytest.approx(1.96 * expected, rel=0.1)
+    fixed = bootstrap({0: three, 1: alone}, lambda m: m[1], count=100, untrained=[1])
+    assert (fixed.low, fixed.high) == pytest.approx((2.0, 2.0))
     # Nobody to borrow from, and numbers that have no logarithm: only pictures vary.
     assert spread_over_seeds([alone]) == 0.0 and spread_over_seeds([three - 0.95]) == 0.0
     still = bootstrap({"alone": alone}, lambda m: m["alone"], count=100)

@@ -206,7 +206,9 @@ def relative_gain(worse: Rows, better: Rows, metric: str, settings: StudySetting
     samples = {"worse": worse.pictures(metric), "better": better.pictures(metric)}
     if not all(values.size for values in samples.values()):
         return None
-    return bootstrap(samples, lambda m: 1.0 - m["better"] / m["worse"], settings.bootstrap)
+    sides = {"worse": worse, "better": better}
+    fixed = [name for name, rows in sides.items() if all(r["settings"]["training"] is None for r in rows)]
+    return bootstrap(samples, lambda m: 1.0 - m["better"] / m["worse"], settings.bootstrap, untrained=fixed)
 
 
 def table_of(

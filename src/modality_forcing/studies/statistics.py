@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -34,6 +34,7 @@ def bootstrap(
     statistic: Callable[[Mapping[Any, float]], float],
     count: int = 2000,
     seed: int = 0,
+    untrained: Collection[Any] = (),
 ) -> Interval:
     """A function of several means, with its interval.
 
@@ -47,6 +48,7 @@ def bootstrap(
         samples: float (seeds, pictures) by key.
         statistic: of the mean of each sample, by key.
         count: of resamplings.
+        untrained: keys of samples that no training run made: another seed would change nothing.
 
     Raises:
         ValueError: no sample, or an empty one.
@@ -65,7 +67,7 @@ def bootstrap(
                 shares[axis, size] = rng.multinomial(size, np.full(size, 1.0 / size), size=count) / size
         rows, columns = values.shape
         drawn[key] = ((shares[0, rows] @ values) * shares[1, columns]).sum(axis=1)
-        if rows == 1 and spread:
+        if rows == 1 and key not in untrained:
             drawn[key] = drawn[key] * np.exp(spread * rng.standard_normal(count))
     found = [statistic({key: float(means[i]) for key, means in drawn.items()}) for i in range(count)]
     tail = (1.0 - LEVEL) / 2
