@@ -24,7 +24,7 @@ from modality_forcing.evaluation.predictors import (
 )
 from modality_forcing.evaluation.protocols import PROTOCOLS, Rules
 from modality_forcing.evaluation.report import merge, write_report
-from modality_forcing.evaluation.rows import ROWS, read_rows, summarise
+from modality_forcing.evaluation.rows import ROWS, compare, read_rows, summarise
 from modality_forcing.evaluation.run import Job, Shard, evaluate_depth
 
 MOGE = PROTOCOLS["moge"]
@@ -114,6 +114,11 @@ def test_a_stopped_run_goes_on(tmp_path: Path) -> None:
     assert again.asked == []
     with pytest.raises(UserError, match="another predictor"):
         evaluate_depth(job(Toy(), Reader(0.2)), tmp_path)
+    long = {"weights": {"a": "0" * 100, "b": "1" * 100}, "steps": 2}
+    with pytest.raises(UserError, match=r"^it holds results of another p\.steps \(2, not 3\); wrong$"):
+        compare({"p": long, "limit": 1}, {"p": {**long, "steps": 3}, "limit": 2}, "it holds", "wrong")
+    with pytest.raises(UserError, match=r"p\.weights\.b \(\"1+, not null\)"):
+        compare({"p": long}, {"p": {**long, "weights": {"a": "0" * 100}}}, "it holds", "wrong")
     with pytest.raises(UserError, match="another seed"):
         evaluate_depth(job(Toy(), Reader(), seed=1), tmp_path)
 

@@ -93,8 +93,18 @@ def compare(old: Mapping[str, Any], new: Mapping[str, Any], what: str, right: st
     """
     for name in sorted(old.keys() | new.keys()):
         if name not in FREE and old.get(name) != new.get(name):
-            a, b = (json.dumps(value.get(name), ensure_ascii=False)[:80] for value in (old, new))
-            raise UserError(f"{what} results of another {name} ({a}, not {b}); {right}")
+            path, a, b = _first_difference(name, old.get(name), new.get(name))
+            a, b = (json.dumps(value, ensure_ascii=False)[:80] for value in (a, b))
+            raise UserError(f"{what} results of another {path} ({a}, not {b}); {right}")
+
+
+def _first_difference(name: str, old: Any, new: Any) -> tuple[str, Any, Any]:
+    """The innermost setting that differs, "predictor.steps", and both values; what is long would hide it."""
+    if isinstance(old, dict) and isinstance(new, dict):
+        for key in sorted(old.keys() | new.keys()):
+            if old.get(key) != new.get(key):
+                return _first_difference(f"{name}.{key}", old.get(key), new.get(key))
+    return name, old, new
 
 
 def scored(rows: Mapping[int, Mapping[str, Any]]) -> list[dict[str, Any]]:
