@@ -145,7 +145,15 @@ def _advice(solved: Rows, tilts: Rows, by_solver: dict[str, tuple[int, ...]]) ->
         if found:
             best = min(value for *_, value in found)
             count, solver, n, value = min(row for row in found if row[3] <= CLOSE * best)
-            lines.append([label, f"{solver}, {n} steps", str(count), f"{value:.4f}", f"{best:.4f}"])
+            lines.append(
+                [
+                    label,
+                    f"{solver}, {n} step{'s' if n > 1 else ''}",
+                    str(count),
+                    f"{value:.4f}",
+                    f"{best:.4f}",
+                ]
+            )
     by_alpha = [
         (sum(values) / len(values), alpha)
         for alpha in tilts.coordinates("log2_alpha")
