@@ -244,6 +244,21 @@ def test_self_distillation_adds_the_teacher(configs, tmp_path):
     assert not any(p.requires_grad for p in teacher.parameters())
 
 
+def test_a_teacher_asked_at_every_second_step_weighs_twice_there(configs, tmp_path):
+    def trainer(every, name):
+        forcing = ForcingConfig(distill_high=1.0, distill_low=0.1, distill_every=every)
+        return Trainer(replace(configs["forcing"], forcing=forcing, precision="fp32"), tmp_path / name)
+
+    always, seldom = trainer(1, "a"), trainer(2, "b")
+    batches = always.loader.load(0)
+    every, asked = always.losses(batches, 0).means, seldom.losses(batches, 0)
+    assert asked.means["distill"] == pytest.approx(every["distill"])
+    assert asked.loss == pytest.approx(every["rgb"] + every["depth"] + 2 * every["distill"])
+    alone = seldom.losses(seldom.loader.load(1), 1)
+    assert "distill" not in alone.means
+    assert alone.loss == pytest.approx(alone.means["rgb"] + alone.means["depth"])
+
+
 def test_a_frozen_image_model_is_its_own_teacher(configs, tmp_path):
     """No second copy: the student without its depth stream is the text-to-image model, to the bit."""
     rgb = tuple(name.split(".")[0] for name in load_weights(configs["forcing"].init))
@@ -270,9 +285,18 @@ def test_text_dropout_is_as_often_as_asked_for(configs, tmp_path):
     config = replace(configs["t2i"], batch=12, forcing=ForcingConfig(text_dropout=0.25), remember=True)
     trainer = Trainer(config, tmp_path)
     batch = trainer.loader.load(0)[0]
-    texts = torch.cat([trainer.stage.text(batch, step) for step in range(60)])
+    texts = torch.cat([trainer.stage.text(batch, step, torch.ones(len(batch))) for step in range(60)])
     dropped = (texts == trainer.encoders.empty_text).flatten(1).all(dim=1).float().mean()
     assert dropped == pytest.approx(0.25, abs=0.06)
+
+
+def test_pictures_whose_depth_is_asked_for_may_lose_their_words_more_often(configs, tmp_path):
+    forcing = ForcingConfig(text_dropout=0.0, i2d_text_dropout=1.0, p_i2d=0.5, p_d2i=0.2)
+    trainer = Trainer(replace(configs["forcing"], forcing=forcing, precision="fp32"), tmp_path)
+    work = trainer.stage.prepare(trainer.loader.load(0)[0], 0)
+    empty = (work.text == trainer.encoders.empty_text).flatten(1).all(dim=1).cpu()
+    assert work.tasks["i2d"].any() and not work.tasks["i2d"].all()
+    assert torch.equal(empty, work.tasks["i2d"])
 
 
 def test_averaged_weights_stand_in(configs, tmp_path):

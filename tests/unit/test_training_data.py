@@ -166,6 +166,15 @@ def test_an_image_changed_at_random_has_no_key(small_shards):
                 assert torch.equal(image, clean[key])
 
 
+def test_an_image_that_was_written_altered_has_a_key(tmp_path):
+    """What was changed before it was written comes again as it is; what is changed here does not."""
+    altered = [replace(s, meta={**s.meta, "augment": ["colour"]}) for s in map(toy_sample, range(COUNT))]
+    folder = write_samples(tmp_path / "altered", altered)
+    assert all(one(loader(config(folder)).load(0)).keys)
+    changed = loader(config(folder, augment=AugmentConfig(mirror=0.5, degrade=1.0)))
+    assert not any(one(changed.load(0)).keys)
+
+
 SENSORS = (SensorConfig("random", low=0.05, high=0.05), SensorConfig("lidar", low=0.1, high=0.1))
 
 

@@ -142,11 +142,17 @@ class ForcingConfig:
     p_i2d: float = 0.2
     p_d2i: float = 0.2
     text_dropout: float = 0.1
+    i2d_text_dropout: float | None = None
+    """``text_dropout`` of samples whose image is given (ours): depth of a picture is mostly asked for without
+    words. None: the same."""
     rgb_weight: float = 1.0
     depth_weight: float = 1.0
     distill_high: float = 0.0
     distill_low: float = 0.0
     """Weights of self-distillation at t_depth = 1 and 0; both 0: off."""
+    distill_every: int = 1
+    """The teacher is asked at every n-th step only, and weighs n times as much there (ours: it costs a
+    forward pass)."""
     smooth_head: bool = False
     """Start a new depth head with smooth patches instead of zeros (ours; ``model.warm_start``)."""
     depth_density: str = "plateau"
@@ -163,6 +169,9 @@ class ForcingConfig:
     def __post_init__(self) -> None:
         for name in ("p_i2d", "p_d2i", "text_dropout"):
             _require(0 <= getattr(self, name) <= 1, f"forcing.{name}", getattr(self, name), "right is 0..1")
+        _require(0 <= (self.i2d_text_dropout or 0) <= 1, "forcing.i2d_text_dropout", self.i2d_text_dropout,
+                 "right is 0..1, or null")  # fmt: skip
+        _require(self.distill_every >= 1, "forcing.distill_every", self.distill_every, "right is 1 or more")
         _require(self.p_i2d + self.p_d2i <= 1, "forcing.p_i2d + forcing.p_d2i", self.p_i2d + self.p_d2i,
                  "together they may be 1 at most")  # fmt: skip
         for name, known in (

@@ -157,13 +157,14 @@ class _Steps:
         source = self.sources[place.source]
         width, height = self.buckets[place.bucket]
         rng = rng_for(self.seed, SAMPLE, step, slot)
-        which, changes, done = rng.random(), self.data.augment, set()
+        which, changes = rng.random(), self.data.augment
+        stored = len(sample.meta.get("augment", ()))  # what was changed when the sample was written comes again
         if changes.crop and sample.rgb.shape[:2] != (height, width):
             # Before the image shrinks, so that a crop keeps the detail there is.
             sample = augment(sample, AugmentConfig(mirror=0.0, crop=changes.crop), rng)
-            done, changes = set(sample.meta["augment"]), replace(changes, crop=0.0)
+            changes = replace(changes, crop=0.0)
         sample = augment(fit(sample, (width, height)), changes, rng)
-        done |= set(sample.meta["augment"])
+        done = set(sample.meta["augment"][stored:])
         depth = np.ascontiguousarray(sample.depth, np.float32)
         if not self.with_depth or source.config.depth == "none":
             depth, measured = np.zeros_like(depth), np.zeros(depth.shape, bool)

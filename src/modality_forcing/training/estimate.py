@@ -174,7 +174,7 @@ def estimate(config: TrainConfig, world: int = 1) -> Estimate:
     )
     distills = config.stage == "forcing" and max(config.forcing.distill_high, config.forcing.distill_low) > 0
     backbone = Tokens(tokens.text, tokens.image)
-    teacher_flops = forward_flops(model, sizes, backbone) if distills else 0.0
+    teacher_flops = forward_flops(model, sizes, backbone) / config.forcing.distill_every if distills else 0.0
     half = config.precision == "bf16"
     frozen_bytes = 2 if half else 4
     teacher = 0

@@ -47,6 +47,7 @@ class Noisy:
         text: (b, T, width).
         rope: rotations of text, image [and depth].
         image_rope: rotations of text and image alone.
+        taught: whether the teacher is asked, the same on all processes.
     """
 
     batch: Batch
@@ -65,6 +66,7 @@ class Noisy:
     text: Tensor = field(default_factory=lambda: torch.zeros(0))
     rope: Tensor = field(default_factory=lambda: torch.zeros(0))
     image_rope: Tensor = field(default_factory=lambda: torch.zeros(0))
+    taught: bool = False
 
 
 class Stage(ABC):
@@ -173,12 +175,16 @@ class ImageStage(Stage):
         self.encoders = encoders
         self.weights = {"rgb": 1.0}
 
-    def text(self, batch: Batch, step: int) -> Tensor:
-        """(b, T, C): each caption is replaced by "" with probability ``forcing.text_dropout``."""
+    def text(self, batch: Batch, step: int, t: Tensor) -> Tensor:
+        """(b, T, C): each caption is replaced by "" with probability ``forcing.text_dropout``, or
+        ``i2d_text_dropout`` where the image's level ``t`` (b,) is 0."""
+        forcing = self.config.forcing
         draws = torch.rand(
             self.config.batch, generator=generator_for(self.config.seed, step, randomness.TEXT)
         )
-        drop = (draws[batch.slots] < self.config.forcing.text_dropout).tolist()
+        given = forcing.text_dropout if forcing.i2d_text_dropout is None else forcing.i2d_text_dropout
+        chance = torch.where(t == 0, given, forcing.text_dropout)
+        drop = (draws[batch.slots] < chance).tolist()
         texts = ["" if dropped else text for text, dropped in zip(batch.captions, drop, strict=True)]
         return self.encoders.text(texts)
 
@@ -197,7 +203,7 @@ class ImageStage(Stage):
         """What both transformer stages do with the image."""
         latents = self.encoders.latents(batch)
         work = Noisy(batch, {})
-        work.text = self.text(batch, step)
+        work.text = self.text(batch, step, t)
         work.rgb0 = latents.flatten(2).transpose(1, 2)
         work.t_rgb = t.to(self.device)
         work.rgb_noise = noise_for(self.config.seed, step, randomness.RGB_NOISE, batch.slots, work.rgb0)
@@ -242,7 +248,7 @@ class ForcingStage(ImageStage):
             "rgb": config.forcing.rgb_weight, "depth": config.forcing.depth_weight, "i2d_mae": 0.0,
         }  # fmt: skip
         if teach is not None:
-            self.weights["distill"] = 1.0
+            self.weights["distill"] = float(config.forcing.distill_every)
 
     def prepare(self, batch: Batch, step: int) -> Noisy:
         """Levels and tasks, noise, missing depth filled with pure noise."""
@@ -264,7 +270,8 @@ class ForcingStage(ImageStage):
         work.counts["depth"] = num_valid * ~is_d2i
         work.counts["i2d_mae"] = num_valid * is_i2d
         if self.teach is not None:
-            work.counts["distill"] = work.counts["rgb"]
+            work.taught = step % config.forcing.distill_every == 0
+            work.counts["distill"] = work.counts["rgb"] * work.taught
         work.tokens = work.text.shape[1] + 2 * work.rgb0.shape[1]
         return work
 
@@ -300,7 +307,7 @@ class ForcingStage(ImageStage):
 
     def terms(self, model: nn.Module, work: Noisy) -> dict[str, Tensor]:
         """Both heads' losses, the teacher's, and how far depth is off where the image was given."""
-        target = self.teach(model, work) if self.teach is not None else None
+        target = self.teach(model, work) if self.teach is not None and work.taught else None
         rgb, depth = model(work.rgb_t, work.depth_t, work.text, work.rope, work.t_rgb, work.t_depth)
         out = {"rgb": self._rgb_loss(rgb, work)[0], "depth": self._depth_loss(depth, work)[0]}
         if target is not None:
@@ -310,6 +317,8 @@ class ForcingStage(ImageStage):
                 self._velocity(rgb, work), self._velocity(target, work), work.t_depth,
                 forcing.distill_high, forcing.distill_low, weight,
             )[0]  # fmt: skip
+        elif "distill" in self.weights:
+            out["distill"] = torch.zeros_like(out["rgb"])
         given = work.valid & (work.t_rgb == 0)[:, None, None]
         off = (depth.detach().float() - work.depth0).abs()
         out["i2d_mae"] = torch.where(given, off, torch.zeros_like(off)).flatten(1).sum(dim=1)
