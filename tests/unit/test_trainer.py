@@ -290,6 +290,24 @@ def test_text_dropout_is_as_often_as_asked_for(configs, tmp_path):
     assert dropped == pytest.approx(0.25, abs=0.06)
 
 
+def test_depth_is_a_mean_over_pixels_or_over_samples(configs, tmp_path):
+    """Two samples with the same error, one with few measured pixels: by samples both count the same."""
+    found = {}
+    for average in ("pixels", "samples"):
+        forcing = ForcingConfig(p_i2d=0.0, p_d2i=0.0, depth_average=average)
+        config = replace(configs["forcing"], forcing=forcing, precision="fp32")
+        trainer = Trainer(config, tmp_path / average)
+        work = trainer.stage.prepare(trainer.loader.load(0)[0], 0)
+        with torch.no_grad():
+            sums = trainer.stage.terms(trainer.model, work)["depth"]
+        found[average] = sums, work.counts["depth"]
+        pixels = work.valid.flatten(1).sum(dim=1).float()
+    assert len(set(pixels.tolist())) > 1
+    assert torch.equal(found["pixels"][1], pixels)
+    assert torch.equal(found["samples"][1], torch.ones_like(pixels))
+    torch.testing.assert_close(found["samples"][0], found["pixels"][0] / pixels)
+
+
 def test_pictures_whose_depth_is_asked_for_may_lose_their_words_more_often(configs, tmp_path):
     forcing = ForcingConfig(text_dropout=0.0, i2d_text_dropout=1.0, p_i2d=0.5, p_d2i=0.2)
     trainer = Trainer(replace(configs["forcing"], forcing=forcing, precision="fp32"), tmp_path)

@@ -147,6 +147,9 @@ class ForcingConfig:
     words. None: the same."""
     rgb_weight: float = 1.0
     depth_weight: float = 1.0
+    depth_average: str = "pixels"
+    """What the depth loss is a mean over: all measured "pixels" of a batch, or its "samples", each the mean
+    of its own (ours): of 64 samples four dense ones hold most of the pixels."""
     distill_high: float = 0.0
     distill_low: float = 0.0
     """Weights of self-distillation at t_depth = 1 and 0; both 0: off."""
@@ -176,6 +179,7 @@ class ForcingConfig:
                  "together they may be 1 at most")  # fmt: skip
         for name, known in (
             ("depth_density", ("plateau", "logit_normal")),
+            ("depth_average", ("pixels", "samples")),
             ("fill", ("noise", "zero")),
             ("depth_coding", ("pixels", "latent")),
         ):

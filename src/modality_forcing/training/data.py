@@ -158,7 +158,9 @@ class _Steps:
         width, height = self.buckets[place.bucket]
         rng = rng_for(self.seed, SAMPLE, step, slot)
         which, changes = rng.random(), self.data.augment
-        stored = len(sample.meta.get("augment", ()))  # what was changed when the sample was written comes again
+        stored = len(
+            sample.meta.get("augment", ())
+        )  # what was changed when the sample was written comes again
         if changes.crop and sample.rgb.shape[:2] != (height, width):
             # Before the image shrinks, so that a crop keeps the detail there is.
             sample = augment(sample, AugmentConfig(mirror=0.0, crop=changes.crop), rng)

@@ -48,6 +48,7 @@ class Noisy:
         rope: rotations of text, image [and depth].
         image_rope: rotations of text and image alone.
         taught: whether the teacher is asked, the same on all processes.
+        depth_share: what a measured pixel counts in the mean, (b,).
     """
 
     batch: Batch
@@ -67,6 +68,7 @@ class Noisy:
     rope: Tensor = field(default_factory=lambda: torch.zeros(0))
     image_rope: Tensor = field(default_factory=lambda: torch.zeros(0))
     taught: bool = False
+    depth_share: Tensor = field(default_factory=lambda: torch.ones(()))
 
 
 class Stage(ABC):
@@ -265,6 +267,9 @@ class ForcingStage(ImageStage):
         rows, cols = (side // patch for side in depth.shape[-2:])
         work.rope = self._rope(text_ids(work.text.shape[1]), image_ids(rows, cols), depth_ids(rows, cols))
         num_valid = valid.flatten(1).sum(dim=1).cpu().float()
+        if config.forcing.depth_average == "samples":
+            work.depth_share = (1 / num_valid.clamp_min(1)).to(self.device)
+            num_valid = (num_valid > 0).float()
         is_i2d, is_d2i = t_rgb == 0, t_depth == 0
         work.tasks = {"joint": ~is_i2d & ~is_d2i, "i2d": is_i2d, "d2i": is_d2i}
         work.counts["depth"] = num_valid * ~is_d2i
@@ -309,7 +314,10 @@ class ForcingStage(ImageStage):
         """Both heads' losses, the teacher's, and how far depth is off where the image was given."""
         target = self.teach(model, work) if self.teach is not None and work.taught else None
         rgb, depth = model(work.rgb_t, work.depth_t, work.text, work.rope, work.t_rgb, work.t_depth)
-        out = {"rgb": self._rgb_loss(rgb, work)[0], "depth": self._depth_loss(depth, work)[0]}
+        out = {
+            "rgb": self._rgb_loss(rgb, work)[0],
+            "depth": self._depth_loss(depth, work)[0] * work.depth_share,
+        }
         if target is not None:
             forcing = self.config.forcing
             weight = (work.t_rgb > 0).float()[:, None, None]
@@ -321,7 +329,9 @@ class ForcingStage(ImageStage):
             out["distill"] = torch.zeros_like(out["rgb"])
         given = work.valid & (work.t_rgb == 0)[:, None, None]
         off = (depth.detach().float() - work.depth0).abs()
-        out["i2d_mae"] = torch.where(given, off, torch.zeros_like(off)).flatten(1).sum(dim=1)
+        out["i2d_mae"] = (
+            torch.where(given, off, torch.zeros_like(off)).flatten(1).sum(dim=1) * work.depth_share
+        )
         return out
 
     def _depth_loss(self, prediction: Tensor, work: Noisy) -> SumCount:
