@@ -8,7 +8,8 @@ import pytest
 import torch
 
 from modality_forcing.codecs.depth import encode_depth, unpatchify
-from modality_forcing.codecs.depth_latent import decode_latent_depth, encode_latent_depth, fill_nearest
+from modality_forcing.codecs.depth_latent import decode_latent_depth, encode_latent_depth
+from modality_forcing.codecs.filling import fill_nearest
 from modality_forcing.config import (
     AugmentConfig,
     DataConfig,

@@ -308,6 +308,16 @@ def test_depth_is_a_mean_over_pixels_or_over_samples(configs, tmp_path):
     torch.testing.assert_close(found["samples"][0], found["pixels"][0] / pixels)
 
 
+def test_holes_of_given_depth_are_filled_from_the_nearest_measurement(configs, tmp_path):
+    forcing = ForcingConfig(p_i2d=0.0, p_d2i=1.0, fill="nearest")
+    trainer = Trainer(replace(configs["forcing"], forcing=forcing, precision="fp32"), tmp_path)
+    work = trainer.stage.prepare(trainer.loader.load(0)[0], 0)
+    assert not work.valid.all()
+    for given, clean, valid in zip(work.depth_t, work.depth0, work.valid, strict=True):
+        assert torch.equal(given[valid], clean[valid])
+        assert set(given[~valid].tolist()) <= set(clean[valid].tolist())
+
+
 def test_pictures_whose_depth_is_asked_for_may_lose_their_words_more_often(configs, tmp_path):
     forcing = ForcingConfig(text_dropout=0.0, i2d_text_dropout=1.0, p_i2d=0.5, p_d2i=0.2)
     trainer = Trainer(replace(configs["forcing"], forcing=forcing, precision="fp32"), tmp_path)

@@ -7,12 +7,11 @@ pixels. An image has no holes: what was not measured is filled from the nearest 
 
 from __future__ import annotations
 
-import numpy as np
 import torch
-from scipy.ndimage import distance_transform_edt
 from torch import Tensor
 
 from modality_forcing.codecs.depth import encode_depth, unpatchify
+from modality_forcing.codecs.filling import fill_nearest
 from modality_forcing.codecs.image import decode_image, encode_image
 from modality_forcing.model.autoencoder import Autoencoder
 
@@ -42,16 +41,3 @@ def decode_latent_depth(tokens: Tensor, rows: int, cols: int, autoencoder: Autoe
     """Tokens (B, rows*cols, P) to contracted maps (B, H, W) float32: the mean of the decoded colours."""
     latents = tokens[..., : autoencoder.config.latent_channels]
     return decode_image(autoencoder, latents, rows, cols).mean(dim=1) + 1.0
-
-
-def fill_nearest(maps: Tensor, known: Tensor) -> Tensor:
-    """(B, H, W) with every unknown pixel as its nearest known one; a map without any known pixel is 1, the
-    mean depth."""
-    filled = []
-    for values, there in zip(maps.cpu().numpy(), known.cpu().numpy(), strict=True):
-        if not there.any():
-            filled.append(np.ones_like(values))
-            continue
-        nearest = distance_transform_edt(~there, return_distances=False, return_indices=True)
-        filled.append(values[tuple(nearest)])
-    return torch.from_numpy(np.stack(filled)).to(maps)

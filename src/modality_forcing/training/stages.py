@@ -15,8 +15,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from modality_forcing.codecs.depth import encode_depth, fill_missing
+from modality_forcing.codecs.depth import encode_depth, fill_missing, patchify, unpatchify
 from modality_forcing.codecs.depth_latent import encode_latent_depth
+from modality_forcing.codecs.filling import fill_nearest
 from modality_forcing.codecs.positions import depth_ids, image_ids, text_ids
 from modality_forcing.config import TrainConfig
 from modality_forcing.flow.noise_levels import LogitNormal, PlateauLogitNormal, TaskMix
@@ -263,8 +264,8 @@ class ForcingStage(ImageStage):
         work = self._image(batch, step, t_rgb)
         work.depth0, work.valid, work.t_depth = depth0, valid, t_depth.to(self.device)
         work.depth_noise = noise_for(config.seed, step, randomness.DEPTH_NOISE, batch.slots, depth0)
-        work.depth_t = self._fill(interpolate(depth0, work.depth_noise, work.t_depth), work)
         rows, cols = (side // patch for side in depth.shape[-2:])
+        work.depth_t = self._noisy_depth(work, rows, cols)
         work.rope = self._rope(text_ids(work.text.shape[1]), image_ids(rows, cols), depth_ids(rows, cols))
         num_valid = valid.flatten(1).sum(dim=1).cpu().float()
         if config.forcing.depth_average == "samples":
@@ -288,10 +289,15 @@ class ForcingStage(ImageStage):
             return encode_latent_depth(depth, measured, self.encoders.autoencoder, patch, sky)
         return encode_depth(depth, measured, patch, sky)[:2]
 
-    def _fill(self, depth_t: Tensor, work: Noisy) -> Tensor:
-        """The noisy depth with something in place of what was not measured."""
-        forcing = self.config.forcing
-        if forcing.depth_coding == "latent":  # a code has no holes
+    def _noisy_depth(self, work: Noisy, rows: int, cols: int) -> Tensor:
+        """Depth at its level, with something in place of what was not measured."""
+        forcing, depth0 = self.config.forcing, work.depth0
+        if forcing.fill == "nearest":
+            patch = self.config.model.transformer.patch_size
+            known = unpatchify(work.valid.float(), rows, cols, patch) > 0.5
+            depth0 = patchify(fill_nearest(unpatchify(depth0, rows, cols, patch), known), patch)
+        depth_t = interpolate(depth0, work.depth_noise, work.t_depth)
+        if forcing.depth_coding == "latent" or forcing.fill == "nearest":  # no holes
             return depth_t
         if forcing.fill == "zero":
             return fill_missing(depth_t, work.valid, torch.zeros_like(depth_t))
