@@ -87,7 +87,8 @@ def main() -> int:
     found = found_in(options.out)
     print(f"\n{'':28} {'found':>8} {'wanted':>10}")
     for name, (sign, value) in WANTED.items():
-        print(f"{name:28} {found[name]:8.3f} {sign:>4} {value:5.2f}")
+        text = "-" if found[name] is None else f"{found[name]:.3f}"  # no judge of colours: no number
+        print(f"{name:28} {text:>8} {sign:>4} {value:5.2f}")
     (options.out / "summary.json").write_text(json.dumps(found, indent=1, ensure_ascii=False) + "\n")
     return 0
 

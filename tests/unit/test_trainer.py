@@ -309,13 +309,18 @@ def test_depth_is_a_mean_over_pixels_or_over_samples(configs, tmp_path):
 
 
 def test_holes_of_given_depth_are_filled_from_the_nearest_measurement(configs, tmp_path):
-    forcing = ForcingConfig(p_i2d=0.0, p_d2i=1.0, fill="nearest")
+    forcing = ForcingConfig(p_i2d=0.2, p_d2i=0.5, d2i_fill="nearest")
     trainer = Trainer(replace(configs["forcing"], forcing=forcing, precision="fp32"), tmp_path)
-    work = trainer.stage.prepare(trainer.loader.load(0)[0], 0)
-    assert not work.valid.all()
-    for given, clean, valid in zip(work.depth_t, work.depth0, work.valid, strict=True):
-        assert torch.equal(given[valid], clean[valid])
-        assert set(given[~valid].tolist()) <= set(clean[valid].tolist())
+    for step in range(4):
+        work = trainer.stage.prepare(trainer.loader.load(step)[0], step)
+        for item, given in enumerate(work.t_depth == 0):
+            valid, clean = work.valid[item], work.depth0[item]
+            holes = work.depth_t[item][~valid]
+            if given:
+                assert torch.equal(work.depth_t[item][valid], clean[valid])
+                assert set(holes.tolist()) <= set(clean[valid].tolist())
+            else:
+                assert torch.equal(holes, work.depth_noise[item][~valid])
 
 
 def test_pictures_whose_depth_is_asked_for_may_lose_their_words_more_often(configs, tmp_path):

@@ -164,8 +164,10 @@ class ForcingConfig:
     """One noise level for both modalities, drawn as t_depth is; no task gives a modality clean (for
     comparison: earlier joint models)."""
     fill: str = "noise"
-    """What stands where depth was not measured: "noise"; "nearest", the nearest measurement at the same level
-    (ours: the maps a sampler meets have no holes); or "zero" at every level (for comparison)."""
+    """What stands where depth was not measured: "noise", or "zero" at every level (for comparison)."""
+    d2i_fill: str = "noise"
+    """The same where depth is given (level 0): "noise", or "nearest", the nearest measurement (ours: maps
+    that users give have no holes). At other levels the neighbours would give away what is to be predicted."""
     depth_coding: str = "pixels"
     """What depth tokens are: "pixels", or "latent": the autoencoder's code of depth as a grey image, holes
     filled from the nearest measurement (for comparison; ``codecs.depth_latent``)."""
@@ -181,7 +183,8 @@ class ForcingConfig:
         for name, known in (
             ("depth_density", ("plateau", "logit_normal")),
             ("depth_average", ("pixels", "samples")),
-            ("fill", ("noise", "nearest", "zero")),
+            ("fill", ("noise", "zero")),
+            ("d2i_fill", ("noise", "nearest")),
             ("depth_coding", ("pixels", "latent")),
         ):
             _require(getattr(self, name) in known, f"forcing.{name}", getattr(self, name),

@@ -291,17 +291,19 @@ class ForcingStage(ImageStage):
 
     def _noisy_depth(self, work: Noisy, rows: int, cols: int) -> Tensor:
         """Depth at its level, with something in place of what was not measured."""
-        forcing, depth0 = self.config.forcing, work.depth0
-        if forcing.fill == "nearest":
-            patch = self.config.model.transformer.patch_size
-            known = unpatchify(work.valid.float(), rows, cols, patch) > 0.5
-            depth0 = patchify(fill_nearest(unpatchify(depth0, rows, cols, patch), known), patch)
-        depth_t = interpolate(depth0, work.depth_noise, work.t_depth)
-        if forcing.depth_coding == "latent" or forcing.fill == "nearest":  # no holes
+        forcing = self.config.forcing
+        depth_t = interpolate(work.depth0, work.depth_noise, work.t_depth)
+        if forcing.depth_coding == "latent":  # a code has no holes
             return depth_t
-        if forcing.fill == "zero":
-            return fill_missing(depth_t, work.valid, torch.zeros_like(depth_t))
-        return fill_missing(depth_t, work.valid, work.depth_noise)
+        zero = forcing.fill == "zero"
+        depth_t = fill_missing(depth_t, work.valid, torch.zeros_like(depth_t) if zero else work.depth_noise)
+        given = work.t_depth == 0
+        if forcing.d2i_fill == "nearest" and bool(given.any()):
+            patch = self.config.model.transformer.patch_size
+            maps = unpatchify(work.depth0[given], rows, cols, patch)
+            known = unpatchify(work.valid[given].float(), rows, cols, patch) > 0.5
+            depth_t[given] = patchify(fill_nearest(maps, known), patch)
+        return depth_t
 
     def _levels(self, step: int, slots: list[int], known: Tensor) -> tuple[Tensor, Tensor]:
         config, flow = self.config, self.config.model.flow
