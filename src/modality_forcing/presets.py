@@ -32,10 +32,10 @@ LOWPOLY = ModelConfig(
         latent_channels=32,
         depth_channels=256,
         text_width=MINILM_WIDTH,
-        hidden=256,
-        num_heads=4,
+        hidden=192,
+        num_heads=3,
         num_double_blocks=2,
-        num_single_blocks=6,
+        num_single_blocks=4,
         num_depth_blocks=2,
         rope_axes=(16, 16, 16, 16),
         rope_theta=100,
@@ -43,7 +43,7 @@ LOWPOLY = ModelConfig(
     autoencoder=AutoencoderConfig(
         channels=16, channel_multipliers=(1, 2, 4, 6), num_res_blocks=1, z_channels=8, norm_groups=4
     ),
-    text=TextConfig(encoder="minilm", max_tokens=32),
+    text=TextConfig(encoder="minilm", max_tokens=48),
     depth=DepthConfig(sky="far"),
     sampler=SamplerConfig(steps=30, guidance=3.0, log2_alpha=0.0, width=128, height=128),
     licence="Apache-2.0",
