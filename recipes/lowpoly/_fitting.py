@@ -10,6 +10,8 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
+from modality_forcing.training.muon import Muon
+
 WARMUP = 50  # steps
 
 
@@ -36,6 +38,7 @@ def fit(
     batch: int,
     seed: int,
     every: int = 1,
+    muon: float = 0.0,
 ) -> float:
     """AdamW with warm-up and a cosine; the accuracy after the last epoch.
 
@@ -44,25 +47,31 @@ def fit(
         loss_of: (numbers of a batch's pictures, generator of its augmentation) -> loss.
         measure: accuracy on pictures that training never sees.
         every: epochs between measurements.
+        muon: learning rate of Muon on matrices and convolutions; 0: AdamW on everything.
     """
     generator = torch.Generator().manual_seed(seed)
     steps = epochs * max(1, count // batch)
-    optimizer = torch.optim.AdamW(model.parameters(), lr=2e-3, weight_decay=0.05)
+    matrices = [p for p in model.parameters() if muon and p.dim() >= 2]
+    rest = [p for p in model.parameters() if not muon or p.dim() < 2]
+    optimizers: list[torch.optim.Optimizer] = [torch.optim.AdamW(rest, lr=2e-3, weight_decay=0.05)]
+    if muon:
+        optimizers.append(Muon(matrices, lr=muon, weight_decay=0.05))
 
     def rate_at(step: int) -> float:
         return min(1.0, (step + 1) / WARMUP) * 0.5 * (1 + math.cos(math.pi * min(1.0, step / steps)))
 
-    rate = torch.optim.lr_scheduler.LambdaLR(optimizer, rate_at)
+    rates = [torch.optim.lr_scheduler.LambdaLR(optimizer, rate_at) for optimizer in optimizers]
     found = 0.0
     for epoch in range(epochs):
         model.train()
         order, losses = torch.randperm(count, generator=generator), []
         for first in range(0, max(1, count - batch + 1), batch):
             loss = loss_of(order[first : first + batch], generator)
-            optimizer.zero_grad()
+            model.zero_grad()
             loss.backward()
-            optimizer.step()
-            rate.step()
+            for optimizer, rate in zip(optimizers, rates, strict=True):
+                optimizer.step()
+                rate.step()
             losses.append(float(loss.detach()))
         if (epoch + 1) % every == 0 or epoch + 1 == epochs:
             found = measure()
