@@ -125,9 +125,10 @@ def evaluate_joint(
     groups = [(_alpha_name(alpha), {"log2_alpha": alpha}) for alpha in alphas]
 
     def make(indices: Sequence[int], extra: Mapping[str, Any]) -> list[RGBD]:
+        # Depth refined from the image would be compared with itself.
         return tools.pipeline.joint(
             [prompts[i].text for i in indices], seed=[seed + i for i in indices],
-            batch_size=tools.batch_size, **tools.options, **extra,
+            batch_size=tools.batch_size, refine_depth=False, **tools.options, **extra,
         )  # fmt: skip
 
     def judge(index: int, result: RGBD, estimate: np.ndarray) -> dict[str, Any]:
