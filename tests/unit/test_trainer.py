@@ -259,6 +259,43 @@ def test_a_teacher_asked_at_every_second_step_weighs_twice_there(configs, tmp_pa
     assert alone.loss == pytest.approx(alone.means["rgb"] + alone.means["depth"])
 
 
+def test_a_run_that_goes_on_from_depth_names_its_teacher(configs, tmp_path):
+    """The teacher is the named model's text-to-image part, whether or not that model has depth."""
+    first = Trainer(replace(configs["forcing"], steps=1, precision="fp32"), tmp_path / "first")
+    first.train_step()
+    first.save()
+    depth = str(tmp_path / "first")
+    forcing = ForcingConfig(distill_high=1.0, distill_low=0.1)
+    onward = replace(configs["forcing"], init=depth, precision="fp32")
+    with pytest.raises(UserError, match="forcing.teacher=FOLDER"):
+        Trainer(replace(onward, forcing=forcing), tmp_path / "none")
+    for source in (configs["forcing"].init, depth):
+        config = replace(onward, forcing=replace(forcing, teacher=source))
+        trainer = Trainer(config, tmp_path / f"onward{len(source)}")
+        taught = dict(trainer.stage.teach.model.state_dict())
+        weights = load_weights(source)
+        assert not differing(taught, {name: weights[name] for name in taught})
+        assert not any(name.startswith("depth") for name in taught)
+        assert measured(trainer).means["distill"] > 0
+
+
+def test_images_of_given_depth_can_be_noisier(configs, tmp_path):
+    def levels(density):
+        forcing = ForcingConfig(p_i2d=0.0, p_d2i=0.5, d2i_density=density)
+        config = replace(configs["forcing"], batch=12, forcing=forcing)
+        trainer = Trainer(config, tmp_path / density)
+        works = [trainer.stage.prepare(trainer.loader.load(step)[0], step) for step in range(8)]
+        t_rgb = torch.cat([work.t_rgb for work in works])
+        return t_rgb, torch.cat([work.t_depth for work in works]) == 0
+
+    usual, given = levels("logit_normal")
+    high, same = levels("plateau")
+    assert torch.equal(given, same)
+    assert given.any()
+    assert torch.equal(usual[~given], high[~given])
+    assert high[given].mean() > usual[given].mean()
+
+
 def test_a_frozen_image_model_is_its_own_teacher(configs, tmp_path):
     """No second copy: the student without its depth stream is the text-to-image model, to the bit."""
     rgb = tuple(name.split(".")[0] for name in load_weights(configs["forcing"].init))

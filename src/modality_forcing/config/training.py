@@ -156,10 +156,16 @@ class ForcingConfig:
     distill_every: int = 1
     """The teacher is asked at every n-th step only, and weighs n times as much there (ours: it costs a
     forward pass)."""
+    teacher: str = ""
+    """Folder of the model whose text-to-image part teaches. "": ``init``, which must then be a text-to-image
+    model; a run that goes on from a model with depth names its teacher here."""
     smooth_head: bool = False
     """Start a new depth head with smooth patches instead of zeros (ours; ``model.warm_start``)."""
     depth_density: str = "plateau"
     """Density of t_depth: "plateau", or "logit_normal" as of t_rgb (for comparison)."""
+    d2i_density: str = "logit_normal"
+    """Density of t_rgb where depth is given: "logit_normal", or "plateau" (ours): depth says most about an image
+    of which little else is known."""
     shared_level: bool = False
     """One noise level for both modalities, drawn as t_depth is; no task gives a modality clean (for
     comparison: earlier joint models)."""
@@ -182,6 +188,7 @@ class ForcingConfig:
                  "together they may be 1 at most")  # fmt: skip
         for name, known in (
             ("depth_density", ("plateau", "logit_normal")),
+            ("d2i_density", ("plateau", "logit_normal")),
             ("depth_average", ("pixels", "samples")),
             ("fill", ("noise", "zero")),
             ("d2i_fill", ("noise", "nearest")),

@@ -56,7 +56,7 @@ def apply_rope(x_BHNK: Tensor, table: Tensor) -> Tensor:
         table = table[:, None]
     pairs = x_BHNK.float().unflatten(-1, (-1, 2))
     if pairs.device.type == "cpu" and not torch.compiler.is_compiling():
-        # A pair is a complex number: one product forward and one backward, a tenth of the time of the
+        # A pair is a complex number: one product forward and one backward, a quarter of the time of the
         # passes below, bit for bit the same. Compilers and other devices do better without complex numbers.
         rotated = torch.view_as_real(torch.view_as_complex(pairs) * torch.view_as_complex(table))
     else:

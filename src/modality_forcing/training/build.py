@@ -62,8 +62,10 @@ def build(config: TrainConfig, world: World, *, resuming: bool) -> Built:
     names = weight_names(config.init) if config.init and not (resuming and not _distills(config)) else set()
     has_depth = any(name.startswith("depth_in") for name in names)
     grown = config.stage == "forcing" and bool(names) and not has_depth
-    if config.stage == "forcing" and _distills(config) and not grown:
-        raise UserError("forcing.distill_* needs a teacher: init=FOLDER of a text-to-image model")
+    if _distills(config) and not grown and not config.forcing.teacher:
+        raise UserError(
+            "forcing.distill_* needs a teacher: init=FOLDER of a text-to-image model, or forcing.teacher=FOLDER"
+        )
     transformer = config.model.transformer
     if config.stage == "t2i":
         transformer = transformer.backbone()
@@ -83,9 +85,11 @@ def build(config: TrainConfig, world: World, *, resuming: bool) -> Built:
     _choose_trainable(model, config, world)
     trainable = {name for name, p in model.named_parameters() if p.requires_grad}
     teach: Teach | None = None
-    if grown and _distills(config):
-        shared = config.lora.rank > 0 or not trainable & names
-        teach = _student_itself if shared else _Teacher(_build_teacher(config, weights, world))
+    if _distills(config):
+        source = config.forcing.teacher or config.init
+        shared = source == config.init and grown and (config.lora.rank > 0 or not trainable & names)
+        known = weights if source == config.init or not world.first else load_weights(source)
+        teach = _student_itself if shared else _Teacher(_build_teacher(config, known, source, world))
     has_dropout = config.lora.rank > 0 and config.lora.dropout > 0
     prepare_blocks(model, config.parallel, has_dropout=has_dropout)
     place(model, config.parallel, config.batch, config.precision, world)
@@ -164,11 +168,14 @@ def _student_itself(student: nn.Module, work: Noisy) -> Tensor:
         return student(work.rgb_t, None, work.text, work.image_rope, work.t_rgb)[0]
 
 
-def _build_teacher(config: TrainConfig, weights: dict[str, Tensor], world: World) -> nn.Module:
+def _build_teacher(config: TrainConfig, weights: dict[str, Tensor], source: str, world: World) -> nn.Module:
+    """The text-to-image part of the model that ``weights`` from ``source`` are of."""
     with _where_built(world):
         model = build_transformer(config.model.transformer.backbone())
     if world.first:
-        _fitting(lambda: model.load_state_dict(weights, strict=True), config.init)
+        names = model.state_dict().keys()
+        image_part = {name: value for name, value in weights.items() if name in names}
+        _fitting(lambda: model.load_state_dict(image_part, strict=True), source)
     model.eval().requires_grad_(False)
     small = compute_dtype(config.precision, world.device)
     if small is not None:

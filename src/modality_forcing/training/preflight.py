@@ -45,7 +45,8 @@ def _check_stage(config: TrainConfig) -> None:
     if config.stage == "forcing" and config.model.transformer.depth_channels is None:
         raise UserError(f"model {config.model.name!r} has no depth stream; stage forcing needs one")
     forcing = config.forcing
-    if config.stage == "forcing" and (forcing.distill_high or forcing.distill_low) and not config.init:
+    distills = config.stage == "forcing" and bool(forcing.distill_high or forcing.distill_low)
+    if distills and not (config.init or forcing.teacher):
         raise UserError("forcing.distill_* needs a teacher: init=FOLDER of a text-to-image run")
     log = config.log
     looks = log.validate_every or (log.sample_every and (config.stage == "autoencoder" or not log.prompts))
@@ -99,7 +100,8 @@ def _sources(stage: Stage) -> list[tuple[str, str]]:
     """Weights a stage starts from, by setting."""
     config = stage.config
     named = [("autoencoder", config.autoencoder)] if config.stage != "autoencoder" else []
-    return [(name, path) for name, path in [*named, ("init", config.init)] if path]
+    named += [("init", config.init), ("forcing.teacher", config.forcing.teacher)]
+    return [(name, path) for name, path in named if path]
 
 
 def _unreadable(path: str) -> list[str]:

@@ -315,6 +315,9 @@ class ForcingStage(ImageStage):
             sampled = t_depth
         mix = TaskMix(config.forcing.p_i2d, config.forcing.p_d2i)
         t_rgb, t_depth = (t[slots] for t in mix.apply(sampled, t_depth, draws))
+        if config.forcing.d2i_density == "plateau":
+            high = PlateauLogitNormal(flow.shift_mu, flow.shift_sigma).sample(config.batch, draws)
+            t_rgb = torch.where(t_depth == 0, high[slots], t_rgb)
         t_rgb = torch.where(known, t_rgb, sampled[slots])
         return t_rgb, torch.where(known, t_depth, torch.ones(()))
 
