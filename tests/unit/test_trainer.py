@@ -267,7 +267,7 @@ def test_a_run_that_goes_on_from_depth_names_its_teacher(configs, tmp_path):
     depth = str(tmp_path / "first")
     forcing = ForcingConfig(distill_high=1.0, distill_low=0.1)
     onward = replace(configs["forcing"], init=depth, precision="fp32")
-    with pytest.raises(UserError, match="forcing.teacher=FOLDER"):
+    with pytest.raises(UserError, match=r"forcing\.teacher=FOLDER"):
         Trainer(replace(onward, forcing=forcing), tmp_path / "none")
     for source in (configs["forcing"].init, depth):
         config = replace(onward, forcing=replace(forcing, teacher=source))

@@ -164,8 +164,8 @@ class ForcingConfig:
     depth_density: str = "plateau"
     """Density of t_depth: "plateau", or "logit_normal" as of t_rgb (for comparison)."""
     d2i_density: str = "logit_normal"
-    """Density of t_rgb where depth is given: "logit_normal", or "plateau" (ours): depth says most about an image
-    of which little else is known."""
+    """Density of t_rgb where depth is given: "logit_normal", or "plateau" (ours): depth says most about
+    an image of which little else is known."""
     shared_level: bool = False
     """One noise level for both modalities, drawn as t_depth is; no task gives a modality clean (for
     comparison: earlier joint models)."""

@@ -64,7 +64,8 @@ def build(config: TrainConfig, world: World, *, resuming: bool) -> Built:
     grown = config.stage == "forcing" and bool(names) and not has_depth
     if _distills(config) and not grown and not config.forcing.teacher:
         raise UserError(
-            "forcing.distill_* needs a teacher: init=FOLDER of a text-to-image model, or forcing.teacher=FOLDER"
+            "forcing.distill_* needs a teacher: init=FOLDER of a text-to-image model, "
+            "or forcing.teacher=FOLDER"
         )
     transformer = config.model.transformer
     if config.stage == "t2i":
