@@ -197,7 +197,9 @@ class DepthToImage:
                 "pipeline": ("MF_PIPELINE",), "prompt": _PROMPT, "seed": _SEED, "steps": _STEPS,
                 "guidance": _GUIDANCE, "fov_x": _FOV, "kind": (list(KINDS),),
             },
-            "optional": {"rgbd": ("RGBD",), "depth_image": ("IMAGE",)},
+            "optional": {
+                "rgbd": ("RGBD",), "depth_image": ("IMAGE",), "guidance_depth": _GUIDANCE,
+            },
         }  # fmt: skip
 
     def run(
@@ -211,6 +213,7 @@ class DepthToImage:
         kind: str,
         rgbd: Any = None,
         depth_image: Any = None,
+        guidance_depth: float = -1.0,
     ) -> tuple[Any, Any]:
         """One picture for each depth map."""
         from modality_forcing.errors import UserError
@@ -218,6 +221,8 @@ class DepthToImage:
         if (rgbd is None) == (depth_image is None):
             raise UserError("depth to image needs one depth: connect rgbd or depth_image, not both")
         options = sampling(steps, guidance)
+        if guidance_depth >= 0:
+            options["guidance_depth"] = guidance_depth
         if rgbd is not None:
             options |= {"mask": [item.mask for item in rgbd], "depth_unit": rgbd[0].depth_unit}
             maps = [item.depth for item in rgbd]

@@ -36,6 +36,7 @@ class Settings:
     guidance: float
     log2_alpha: float | None
     refine_depth: bool
+    guidance_depth: float = 1.0
 
 
 @dataclass(frozen=True)
@@ -93,9 +94,19 @@ class Engine:
         return PerModality(rgb=image.to(self.device), depth=depth.to(self.device))
 
     def run(
-        self, items: list[Item], schedule: Schedule, guidance: float, on_step: OnStep | None, batch_size: int
+        self,
+        items: list[Item],
+        schedule: Schedule,
+        guidance: float,
+        on_step: OnStep | None,
+        batch_size: int,
+        *,
+        guidance_depth: float = 1.0,
     ) -> list[PerModality[Tensor]]:
-        """Sample every item, neighbours on equal grids together; tokens (1, N, C) in their order."""
+        """Sample every item, neighbours on equal grids together; tokens (1, N, C) in their order.
+
+        Guidance on depth compares it with the noise of the item's seed.
+        """
         texts, null = self._encode_text([item.prompt for item in items])
         found: list[PerModality[Tensor]] = []
         for part in chunks([(item.frame.rows, item.frame.cols) for item in items], batch_size):
@@ -103,7 +114,12 @@ class Engine:
             start = PerModality(torch.cat([s.rgb for s in starts]), torch.cat([s.depth for s in starts]))
             held = _held_together(items[part])
             frame = items[part][0].frame
-            x = self._sample(start, schedule, texts[part], null, guidance, frame, on_step, held)
+            without = None
+            if guidance_depth != 1.0:
+                without = torch.cat([self.noise(item.seed, item.frame).depth for item in items[part]])
+            x = self._sample(
+                start, schedule, texts[part], null, guidance, frame, on_step, held, guidance_depth, without
+            )
             pairs = zip(x.rgb.split(1), x.depth.split(1), strict=True)
             found += [PerModality(rgb=rgb, depth=depth) for rgb, depth in pairs]
         return found
@@ -129,6 +145,8 @@ class Engine:
         frame: Frame,
         on_step: OnStep | None,
         held: PerModality[Held] | None,
+        guidance_depth: float,
+        depth_noise: Tensor | None,
     ) -> PerModality[Tensor]:
         """Integrate a batch on one grid along a schedule, guided."""
         rope = self.transformer.rope(
@@ -150,7 +168,10 @@ class Engine:
 
         with self.timed("sample"), memory_advice():
             # A model that embeds its guidance is not guided a second time from outside.
-            predict = guided(forward, text, null, 1.0 if embedded else guidance)
+            predict = guided(
+                forward, text, null, 1.0 if embedded else guidance,
+                depth_scale=guidance_depth, depth_noise=depth_noise,
+            )  # fmt: skip
             return sample(predict, start, schedule, self.flow, on_step, put_in, self.solver)
 
     @contextmanager

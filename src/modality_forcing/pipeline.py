@@ -300,6 +300,7 @@ class Pipeline(Completion, Inpainting):
         seed: int | Sequence[int] | None = None,
         steps: int | None = None,
         guidance: float | None = None,
+        guidance_depth: float | None = None,
         size: tuple[int, int] | None = None,
         fov_x: float | None = None,
         fov_y: float | None = None,
@@ -315,6 +316,8 @@ class Pipeline(Completion, Inpainting):
                 that knows the sky, "at infinity".
             mask: bool (H, W), True where depth may be used.
             depth_unit: unit of ``depth``, kept for the result.
+            guidance_depth: how strongly the image follows the depth, >= 0; 1 is as the model learned it,
+                anything else half as much time again.
             Others: see :meth:`joint` and :meth:`image_to_depth`.
 
         Returns:
@@ -324,7 +327,12 @@ class Pipeline(Completion, Inpainting):
             UserError: a map of wrong rank, a mask of another size, or no valid pixel.
         """
         d = self.sampler_defaults
-        settings = self._settings("d2i", steps, d.guidance if guidance is None else guidance, None, False)
+        pull = d.guidance_depth if guidance_depth is None else guidance_depth
+        check_number("guidance_depth", pull, 0.0, MAX_GUIDANCE)
+        settings = dataclasses.replace(
+            self._settings("d2i", steps, d.guidance if guidance is None else guidance, None, False),
+            guidance_depth=float(pull),
+        )
         maps = [depth] if isinstance(depth, np.ndarray) and depth.ndim == 2 else list(depth)
         masks = [mask] * len(maps) if mask is None or isinstance(mask, np.ndarray) else list(mask)
         if len(masks) != len(maps):
@@ -343,7 +351,9 @@ class Pipeline(Completion, Inpainting):
             noise = self.engine.noise(item_seed, frame)
             start = PerModality(rgb=noise.rgb, depth=fill_missing(tokens, known, noise.depth))
             items.append(Item(frame, start, text, item_seed))
-        found = self.engine.run(items, schedule, settings.guidance, on_step, batch_size)
+        found = self.engine.run(
+            items, schedule, settings.guidance, on_step, batch_size, guidance_depth=settings.guidance_depth
+        )
         results = []
         for (values, valid), camera, item, x in zip(checked, cameras, items, found, strict=True):
             image = self._decode_image(x.rgb, item.frame)

@@ -78,6 +78,10 @@ CASES: dict[str, tuple[str, Callable[[Path], Arguments]]] = {
     "guidance nan": ("--guidance is nan", lambda _: joint("--guidance", "nan")),
     "guidance inf": ("--guidance is inf", lambda _: joint("--guidance", "inf")),
     "guidance negative": ("--guidance is -1", lambda _: joint("--guidance", -1)),
+    "depth guidance negative": (
+        "--guidance-depth is -1",
+        lambda p: ["d2i", "-p", "", "--depth", p / "none.npy", "--guidance-depth", -1],
+    ),
     "guidance text": ("--guidance", lambda _: joint("--guidance", "strong")),
     "seed negative": ("--seed is -1", lambda _: joint("--seed", -1)),
     "seed text": ("--seed", lambda _: joint("--seed", "lucky")),

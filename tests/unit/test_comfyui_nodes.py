@@ -90,6 +90,8 @@ def test_text_to_image_then_depth_then_image(
     made, again = back.run(pipeline, **given, rgbd=found)
     assert tuple(made.shape) == (2, 64, 64, 3)
     assert np.array_equal(again[0].depth, np.where(found[0].mask, found[0].depth, 0))
+    _, pulled = back.run(pipeline, **given, rgbd=found, guidance_depth=4.0)
+    assert [item.provenance["guidance_depth"] for item in (again[0], pulled[0])] == [1.0, 4.0]
     with pytest.raises(UserError, match="connect rgbd or depth_image"):
         back.run(pipeline, **given)
 

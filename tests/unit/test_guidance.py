@@ -64,6 +64,29 @@ def test_batched_equals_two_calls(forward):
         torch.testing.assert_close(getattr(both, name), u + 3.5 * (c - u), atol=1e-5, rtol=0)
 
 
+def test_depth_guidance_amplifies_what_depth_changes(forward):
+    x, text, null = inputs(3)
+    t = PerModality(rgb=0.7, depth=0.0)
+    noise = torch.randn(x.depth.shape, generator=torch.Generator().manual_seed(9))
+    levels = PerModality(rgb=torch.full((3,), 0.7), depth=torch.zeros(3))
+    conditional = forward(x, text, levels)
+    unconditional = forward(x, null.expand(3, -1, -1), levels)
+    without = forward(
+        PerModality(rgb=x.rgb, depth=noise), text, PerModality(rgb=levels.rgb, depth=torch.ones(3))
+    )
+    assert (conditional.rgb - without.rgb).abs().max() > 0.01
+    for scale, batch in ((2.0, 9), (1.0, 6)):
+        forward.batches.clear()
+        out = guided(forward, text, null, scale, depth_scale=4.0, depth_noise=noise)(x, t)
+        assert forward.batches == [batch]
+        plain = unconditional.rgb + scale * (conditional.rgb - unconditional.rgb)
+        torch.testing.assert_close(out.rgb, plain + 3.0 * (conditional.rgb - without.rgb), atol=1e-5, rtol=0)
+        plain = unconditional.depth + scale * (conditional.depth - unconditional.depth)
+        torch.testing.assert_close(out.depth, plain, atol=1e-5, rtol=0)
+    with pytest.raises(ValueError, match="needs noise"):
+        guided(forward, text, null, 2.0, depth_scale=4.0)
+
+
 def test_scale_one_computes_the_conditional_half_only(forward):
     x, text, null = inputs(2)
     forward.batches.clear()

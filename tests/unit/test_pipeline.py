@@ -130,6 +130,19 @@ def test_depth_to_image_keeps_the_given_depth_and_never_reads_holes(pipeline, ra
     assert scaled.depth_unit == "m"
 
 
+def test_depth_guidance_changes_the_image_and_is_recorded(pipeline, ramp):
+    """The items of a batch have their own noise to be compared with."""
+    plain, other = pipeline.depth_to_image(["a", "b"], [ramp, ramp], seed=2)
+    pulled, second = pipeline.depth_to_image(["a", "b"], [ramp, ramp], seed=2, guidance_depth=5.0)
+    assert np.abs(pulled.rgb.astype(int) - plain.rgb).max() > 0
+    assert np.abs(second.rgb.astype(int) - other.rgb).max() > 0
+    (alone,) = pipeline.depth_to_image("b", ramp, seed=3, guidance_depth=5.0)
+    close(alone.rgb, second.rgb)
+    assert plain.provenance["guidance_depth"] == 1.0
+    assert alone.provenance["guidance_depth"] == 5.0
+    np.testing.assert_array_equal(alone.depth, ramp)
+
+
 def test_sky_is_told_from_a_hole(pipeline, ramp):
     sky, hole = ramp.copy(), ramp.copy()
     sky[:10], hole[:10] = np.inf, np.nan
@@ -167,6 +180,10 @@ def test_mask_marks_what_lies_at_infinity(pipeline):
         (lambda p: p.image_to_depth(np.zeros((32, 32), np.uint8)), "uint8 array"),
         (lambda p: p.image_to_depth(np.zeros((32, 32, 3), np.float32)), "float32"),
         (lambda p: p.depth_to_image("a", np.full((32, 32), np.nan, np.float32)), "no valid pixel"),
+        (
+            lambda p: p.depth_to_image("a", np.ones((32, 32), np.float32), guidance_depth=-1.0),
+            "guidance_depth is -1",
+        ),
         (lambda p: p.depth_to_image("a", np.ones((2, 32, 32, 1), np.float32)), r"\(H, W\)"),
         (
             lambda p: p.depth_to_image("a", np.ones((32, 32), np.float32), mask=np.ones((4, 4), bool)),

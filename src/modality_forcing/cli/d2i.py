@@ -38,6 +38,7 @@ def d2i(
     seed: o.Seed = None,
     steps: o.Steps = None,
     guidance: o.Guidance = None,
+    guidance_depth: o.GuidanceDepth = None,
     size: o.ProcessingSize = None,
     fov_x: o.FovX = None,
     fov_y: o.FovY = None,
@@ -64,6 +65,7 @@ def d2i(
         fov_x=fov_x, fov_y=fov_y, intrinsics=intrinsics, edge_rtol=edge_rtol, sor=sor, max_points=max_points,
         model=model, text_encoder=text_encoder, device=device, dtype=dtype, compile=compile,
     )  # fmt: skip
+    inputs.in_range("--guidance-depth", guidance_depth, 0.0, inputs.MAX_GUIDANCE)
     paths = inputs.files([*(depth or []), *(files or [])], inputs.DEPTH_ENDINGS, "--depth")
     maps = inputs.read_depths(paths, depth_kind, depth_scale, mask or [])
     for _, found in maps:
@@ -80,6 +82,7 @@ def d2i(
                 [text] * count,
                 [found.with_sky()] * count,
                 depth_unit=found.unit,
+                guidance_depth=guidance_depth,
                 seed=run.seeds,
                 on_step=session.on_step,
                 **run.sampling,

@@ -109,6 +109,7 @@ def control(
     classifier: e.ClassifierFolder = None,
     steps: o.Steps = None,
     guidance: o.Guidance = None,
+    guidance_depth: o.GuidanceDepth = None,
     size: o.ProcessingSize = None,
     batch_size: e.Batch = 8,
     predictor: e.PredictorName = None,
@@ -124,7 +125,10 @@ def control(
 
     e.check_common(limit, seed, batch_size)
     chosen = _features(features, inception)
+    inputs.in_range("--guidance-depth", guidance_depth, 0.0, inputs.MAX_GUIDANCE)
     options, sampling = e.check_model(model, text_encoder, device, dtype, steps, guidance, size)
+    if guidance_depth is not None:
+        sampling["guidance_depth"] = guidance_depth
     plugin, folder = e.parse_options(predictor_option), inputs.writable_folder(out)
 
     from modality_forcing.evaluation.datasets import open_data

@@ -119,6 +119,15 @@ Guidance = Annotated[
         help="How strongly the prompt pulls; 1 is off and twice as fast.",
     ),
 ]
+GuidanceDepth = Annotated[
+    float | None,
+    typer.Option(
+        metavar="X",
+        rich_help_panel=_SAMPLING,
+        show_default=_model_default("guidance_depth"),
+        help="How strongly the image follows the depth; 1 is as the model learned it.",
+    ),
+]
 GuidanceI2d = Annotated[
     float | None,
     typer.Option(

@@ -67,6 +67,16 @@ FURTHER: dict[str, tuple[Any, Any]] = {
         Annotated[float, Field(ge=-MAX_ALPHA, le=MAX_ALPHA, allow_inf_nan=False)] | Literal["none"] | None,
         Field(None, description="Above 0 the image leads, below 0 the depth; 'none': each on its own grid."),
     ),
+    "guidance_depth": (
+        float | None,
+        Field(
+            None,
+            ge=0,
+            le=MAX_GUIDANCE,
+            allow_inf_nan=False,
+            description="Pull of the given depth; 1 is as learned.",
+        ),
+    ),
     "refine_depth": (bool | None, Field(None, description="Estimate the depth again from the image.")),
     "depth_kind": (
         Literal["depth", "disparity"] | None,

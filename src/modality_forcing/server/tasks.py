@@ -77,7 +77,7 @@ TASKS: dict[str, Task] = {
             "Depth to image",
             True,
             (DEPTH, DEPTH_MASK),
-            options=DEPTH_OPTIONS,
+            options=("guidance_depth", *DEPTH_OPTIONS),
             sized_by="depth",
             hole_edges=False,  # a sensor's depth is full of small holes, which are no edges
             takes_unit=True,

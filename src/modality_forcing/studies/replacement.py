@@ -30,13 +30,23 @@ class SharedLevelEngine(Engine):
         return found
 
     def run(
-        self, items: list[Item], schedule: Schedule, guidance: float, on_step: OnStep | None, batch_size: int
+        self,
+        items: list[Item],
+        schedule: Schedule,
+        guidance: float,
+        on_step: OnStep | None,
+        batch_size: int,
+        *,
+        guidance_depth: float = 1.0,
     ) -> list[PerModality[Tensor]]:
         """See :class:`Engine`. Given depth must be dense: pixels that hold noise would count as depth.
 
         Raises:
-            ValueError: a schedule whose levels differ and none of which is 0 throughout.
+            ValueError: a schedule whose levels differ and none of which is 0 throughout; guidance on depth,
+                which needs a level of its own for it.
         """
+        if guidance_depth != 1.0:
+            raise ValueError("a model with one noise level cannot be asked without its depth")
         given_rgb, given_depth = not schedule.rgb.any(), not schedule.depth.any()
         if given_rgb == given_depth:
             if not torch.allclose(schedule.rgb, schedule.depth):

@@ -114,6 +114,9 @@ CONTROLS: dict[str, Control] = {
     "seed": _number("seed", "Seed", "The same number repeats the result.", kind=int),
     "steps": _number("steps", "Steps", "More are finer and slower.", kind=int),
     "guidance": _number("guidance", "Guidance", "How strongly the text pulls; 1: not at all."),
+    "guidance_depth": _number(
+        "depth guidance", "Depth guidance", "How strongly the picture follows the depth; 1: as learned."
+    ),
     "log2_alpha": Control(
         _box(
             "Tilt",
