@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -16,7 +16,7 @@ from modality_forcing.codecs.positions import depth_ids, image_ids, text_ids
 from modality_forcing.codecs.text import TextEncoder
 from modality_forcing.config import FlowConfig
 from modality_forcing.devices import memory_advice
-from modality_forcing.flow.guidance import guided
+from modality_forcing.flow.guidance import Guidance, guided
 from modality_forcing.flow.held import Held, hold
 from modality_forcing.flow.sampler import Step, sample
 from modality_forcing.flow.schedule import Schedule, depth_to_image_schedule
@@ -37,6 +37,12 @@ class Settings:
     log2_alpha: float | None
     refine_depth: bool
     guidance_depth: float = 1.0
+    guide_image_only: bool = False
+
+    @property
+    def pull(self) -> Guidance:
+        """What the sampler needs of them."""
+        return Guidance(self.guidance, self.guidance_depth, self.guide_image_only)
 
 
 @dataclass(frozen=True)
@@ -97,11 +103,9 @@ class Engine:
         self,
         items: list[Item],
         schedule: Schedule,
-        guidance: float,
+        guidance: Guidance,
         on_step: OnStep | None,
         batch_size: int,
-        *,
-        guidance_depth: float = 1.0,
     ) -> list[PerModality[Tensor]]:
         """Sample every item, neighbours on equal grids together; tokens (1, N, C) in their order.
 
@@ -115,11 +119,9 @@ class Engine:
             held = _held_together(items[part])
             frame = items[part][0].frame
             without = None
-            if guidance_depth != 1.0:
+            if guidance.depth != 1.0:
                 without = torch.cat([self.noise(item.seed, item.frame).depth for item in items[part]])
-            x = self._sample(
-                start, schedule, texts[part], null, guidance, frame, on_step, held, guidance_depth, without
-            )
+            x = self._sample(start, schedule, texts[part], null, guidance, frame, on_step, held, without)
             pairs = zip(x.rgb.split(1), x.depth.split(1), strict=True)
             found += [PerModality(rgb=rgb, depth=depth) for rgb, depth in pairs]
         return found
@@ -141,11 +143,10 @@ class Engine:
         schedule: Schedule,
         text: Tensor,
         null: Tensor,
-        guidance: float,
+        guidance: Guidance,
         frame: Frame,
         on_step: OnStep | None,
         held: PerModality[Held] | None,
-        guidance_depth: float,
         depth_noise: Tensor | None,
     ) -> PerModality[Tensor]:
         """Integrate a batch on one grid along a schedule, guided."""
@@ -157,7 +158,7 @@ class Engine:
         embedded = self.transformer.config.guidance_embedding
 
         def forward(x: PerModality[Tensor], tokens: Tensor, t: PerModality[Tensor]) -> PerModality[Tensor]:
-            level = torch.full_like(t.rgb, guidance) if embedded else None
+            level = torch.full_like(t.rgb, guidance.text) if embedded else None
             rgb, depth = self._forward(x.rgb, x.depth, tokens, rope, t.rgb, t.depth, level)
             return PerModality(rgb=rgb, depth=depth)
 
@@ -168,10 +169,8 @@ class Engine:
 
         with self.timed("sample"), memory_advice():
             # A model that embeds its guidance is not guided a second time from outside.
-            predict = guided(
-                forward, text, null, 1.0 if embedded else guidance,
-                depth_scale=guidance_depth, depth_noise=depth_noise,
-            )  # fmt: skip
+            outside = replace(guidance, text=1.0) if embedded else guidance
+            predict = guided(forward, text, null, outside, depth_noise)
             return sample(predict, start, schedule, self.flow, on_step, put_in, self.solver)
 
     @contextmanager
@@ -204,7 +203,7 @@ def sample_images(
         return PerModality(rgb=transformer(x.rgb, None, tokens, rope, t.rgb, None, *level)[0], depth=x.depth)
 
     start = PerModality(rgb=noise, depth=noise.new_zeros(len(noise), 0, 1))
-    predict = guided(forward, text, null, 1.0 if embedded else guidance)
+    predict = guided(forward, text, null, Guidance(1.0 if embedded else guidance))
     return sample(predict, start, depth_to_image_schedule(steps, flow), flow).rgb
 
 

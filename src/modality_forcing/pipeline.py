@@ -31,6 +31,7 @@ from modality_forcing.editing.completion import Completion
 from modality_forcing.editing.inpainting import Inpainting
 from modality_forcing.engine import Engine, Item, OnStep, Settings
 from modality_forcing.errors import UserError
+from modality_forcing.flow.guidance import Guidance
 from modality_forcing.flow.schedule import (
     depth_to_image_schedule,
     image_to_depth_schedule,
@@ -190,6 +191,7 @@ class Pipeline(Completion, Inpainting):
         size: tuple[int, int] | None = None,
         log2_alpha: float | None = DEFAULT,
         refine_depth: bool | None = None,
+        guide_image_only: bool | None = None,
         fov_x: float | None = None,
         fov_y: float | None = None,
         intrinsics: Intrinsics = None,
@@ -206,6 +208,7 @@ class Pipeline(Completion, Inpainting):
             size: (width, height) in pixels; any size, the inside is padded to whole tokens.
             log2_alpha: tilt: > 0 image first, 0 diagonal, < 0 depth first, None both on their own grid.
             refine_depth: a second image-to-depth pass on the generated latents.
+            guide_image_only: ``guidance`` pulls the image alone, not the depth.
             fov_x, fov_y, intrinsics: the camera assumed for the cloud; see ``geometry.camera``.
             on_step: called after each step with the state and the clean estimates.
             batch_size: items computed together; does not change any result beyond rounding.
@@ -221,6 +224,8 @@ class Pipeline(Completion, Inpainting):
             d.log2_alpha if log2_alpha is DEFAULT else log2_alpha,
             d.refine_depth if refine_depth is None else refine_depth,
         )
+        alone = d.guide_image_only if guide_image_only is None else guide_image_only
+        settings = dataclasses.replace(settings, guide_image_only=alone)
         width, height = check_size(size or (d.width, d.height))
         frame = Frame.exact(width, height, self._cell)
         camera = resolve_camera(width, height, fov_x=fov_x, fov_y=fov_y, intrinsics=intrinsics)
@@ -229,7 +234,7 @@ class Pipeline(Completion, Inpainting):
             for text, item_seed in zip(*pair_up(prompt, seed), strict=True)
         ]
         schedule = joint_schedule(settings.steps, self.config.flow, log2_alpha=settings.log2_alpha)
-        found = self.engine.run(items, schedule, settings.guidance, on_step, batch_size)
+        found = self.engine.run(items, schedule, settings.pull, on_step, batch_size)
         if settings.refine_depth:
             again = [
                 dataclasses.replace(item, start=PerModality(rgb=x.rgb, depth=item.start.depth))
@@ -237,7 +242,7 @@ class Pipeline(Completion, Inpainting):
             ]
             count = d.steps_of("i2d") if steps is None else settings.steps
             refine = image_to_depth_schedule(count, self.config.flow)
-            found = self.engine.run(again, refine, d.guidance_i2d, on_step, batch_size)
+            found = self.engine.run(again, refine, Guidance(d.guidance_i2d), on_step, batch_size)
         results = []
         for item, x in zip(items, found, strict=True):
             image, (depth, mask) = self._decode_image(x.rgb, frame), self._decode_depth(x.depth, frame)
@@ -283,7 +288,7 @@ class Pipeline(Completion, Inpainting):
             height, width = picture.shape[:2]
             cameras.append(resolve_camera(width, height, fov_x=fov_x, fov_y=fov_y, intrinsics=intrinsics))
             items.append(image_item(self, picture, area, text, item_seed))
-        found = self.engine.run(items, schedule, settings.guidance, on_step, batch_size)
+        found = self.engine.run(items, schedule, settings.pull, on_step, batch_size)
         results = []
         for picture, camera, item, x in zip(images, cameras, items, found, strict=True):
             depth, mask = self._decode_depth(x.depth, item.frame)
@@ -351,9 +356,7 @@ class Pipeline(Completion, Inpainting):
             noise = self.engine.noise(item_seed, frame)
             start = PerModality(rgb=noise.rgb, depth=fill_missing(tokens, known, noise.depth))
             items.append(Item(frame, start, text, item_seed))
-        found = self.engine.run(
-            items, schedule, settings.guidance, on_step, batch_size, guidance_depth=settings.guidance_depth
-        )
+        found = self.engine.run(items, schedule, settings.pull, on_step, batch_size)
         results = []
         for (values, valid), camera, item, x in zip(checked, cameras, items, found, strict=True):
             image = self._decode_image(x.rgb, item.frame)

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from modality_forcing.codecs.positions import depth_ids, image_ids, text_ids
 from modality_forcing.config import FlowConfig
-from modality_forcing.flow.guidance import guided
+from modality_forcing.flow.guidance import Guidance, guided
 from modality_forcing.flow.sampler import Step, sample
 from modality_forcing.flow.schedule import (
     Schedule,
@@ -71,7 +71,7 @@ def trajectory(run: dict[str, Any], model) -> tuple[PerModality[Tensor], list[St
     start, schedule = start_and_schedule(run)
     null = GOLDEN["in.null_text_embed"] if run.get("null", True) else torch.zeros(1, 7, 48)
     seen: list[Step] = []
-    predict = guided(forward, GOLDEN["in.ctx"], null, run.get("cfg_scale", 1.0))
+    predict = guided(forward, GOLDEN["in.ctx"], null, Guidance(run.get("cfg_scale", 1.0)))
     out = sample(predict, start, schedule, flows(run)[0], on_step=seen.append)
     assert torch.equal(seen[-1].x.rgb, out.rgb)
     assert torch.equal(seen[-1].x.depth, out.depth)

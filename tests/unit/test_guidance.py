@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from modality_forcing.codecs.positions import depth_ids, image_ids, text_ids
-from modality_forcing.flow.guidance import guided
+from modality_forcing.flow.guidance import Guidance, guided
 from modality_forcing.flow.sampler import sample
 from modality_forcing.flow.schedule import joint_schedule
 from modality_forcing.model.transformer import Transformer
@@ -53,7 +53,7 @@ def test_batched_equals_two_calls(forward):
     x, text, null = inputs(3)
     t = PerModality(rgb=0.7, depth=0.2)
     forward.batches.clear()
-    both = guided(forward, text, null, 3.5)(x, t)
+    both = guided(forward, text, null, Guidance(3.5))(x, t)
     assert forward.batches == [6]
     levels = PerModality(rgb=torch.full((3,), 0.7), depth=torch.full((3,), 0.2))
     conditional = forward(x, text, levels)
@@ -77,20 +77,31 @@ def test_depth_guidance_amplifies_what_depth_changes(forward):
     assert (conditional.rgb - without.rgb).abs().max() > 0.01
     for scale, batch in ((2.0, 9), (1.0, 6)):
         forward.batches.clear()
-        out = guided(forward, text, null, scale, depth_scale=4.0, depth_noise=noise)(x, t)
+        out = guided(forward, text, null, Guidance(scale, 4.0), noise)(x, t)
         assert forward.batches == [batch]
         plain = unconditional.rgb + scale * (conditional.rgb - unconditional.rgb)
         torch.testing.assert_close(out.rgb, plain + 3.0 * (conditional.rgb - without.rgb), atol=1e-5, rtol=0)
         plain = unconditional.depth + scale * (conditional.depth - unconditional.depth)
         torch.testing.assert_close(out.depth, plain, atol=1e-5, rtol=0)
     with pytest.raises(ValueError, match="needs noise"):
-        guided(forward, text, null, 2.0, depth_scale=4.0)
+        guided(forward, text, null, Guidance(2.0, 4.0))
+
+
+def test_the_text_may_pull_the_image_alone(forward):
+    x, text, null = inputs(2)
+    t = PerModality(rgb=0.3, depth=0.6)
+    both = guided(forward, text, null, Guidance(3.0))(x, t)
+    image = guided(forward, text, null, Guidance(3.0, image_only=True))(x, t)
+    plain = guided(forward, text, null, Guidance(1.0))(x, t)
+    assert torch.equal(image.rgb, both.rgb)
+    torch.testing.assert_close(image.depth, plain.depth, atol=1e-5, rtol=0)
+    assert (both.depth - plain.depth).abs().max() > 0.01
 
 
 def test_scale_one_computes_the_conditional_half_only(forward):
     x, text, null = inputs(2)
     forward.batches.clear()
-    out = guided(forward, text, null * float("nan"), 1.0)(x, PerModality(rgb=0.5, depth=0.5))
+    out = guided(forward, text, null * float("nan"), Guidance(1.0))(x, PerModality(rgb=0.5, depth=0.5))
     assert forward.batches == [2]
     levels = PerModality(rgb=torch.full((2,), 0.5), depth=torch.full((2,), 0.5))
     assert torch.equal(out.depth, forward(x, text, levels).depth)
@@ -99,8 +110,8 @@ def test_scale_one_computes_the_conditional_half_only(forward):
 def test_scale_zero_is_unconditional(forward):
     x, text, null = inputs(2)
     t = PerModality(rgb=0.4, depth=0.9)
-    out = guided(forward, text, null, 0.0)(x, t)
-    plain = guided(forward, null.expand(2, -1, -1), null, 1.0)(x, t)
+    out = guided(forward, text, null, Guidance(0.0))(x, t)
+    plain = guided(forward, null.expand(2, -1, -1), null, Guidance(1.0))(x, t)
     torch.testing.assert_close(out.rgb, plain.rgb, atol=1e-5, rtol=0)
     torch.testing.assert_close(out.depth, plain.depth, atol=1e-5, rtol=0)
 
@@ -108,8 +119,8 @@ def test_scale_zero_is_unconditional(forward):
 def test_a_null_embedding_per_item_is_as_good_as_one(forward):
     x, text, null = inputs(2)
     t = PerModality(rgb=0.4, depth=0.9)
-    one = guided(forward, text, null, 2.0)(x, t)
-    each = guided(forward, text, null.repeat(2, 1, 1), 2.0)(x, t)
+    one = guided(forward, text, null, Guidance(2.0))(x, t)
+    each = guided(forward, text, null.repeat(2, 1, 1), Guidance(2.0))(x, t)
     assert torch.equal(one.rgb, each.rgb)
 
 
@@ -126,9 +137,9 @@ def test_guiding_x0_is_guiding_its_velocity():
 def test_an_item_of_a_batch_is_the_item_alone(forward, scale):
     x, text, null = inputs(4)
     schedule = joint_schedule(3, log2_alpha=1.0)
-    together = sample(guided(forward, text, null, scale), x, schedule)
+    together = sample(guided(forward, text, null, Guidance(scale)), x, schedule)
     item = slice(3, 4)
-    alone = sample(guided(forward, text[item], null, scale), x.map(lambda v: v[item]), schedule)
+    alone = sample(guided(forward, text[item], null, Guidance(scale)), x.map(lambda v: v[item]), schedule)
     torch.testing.assert_close(together.rgb[item], alone.rgb, atol=1e-5, rtol=1e-5)
     torch.testing.assert_close(together.depth[item], alone.depth, atol=1e-5, rtol=1e-5)
     assert (together.depth[0] - together.depth[3]).abs().max() > 0.1

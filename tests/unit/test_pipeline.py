@@ -77,6 +77,9 @@ def test_options_change_the_result(pipeline):
         changed = np.abs(other.depth - plain.depth).max()
         # On the tiny preset the tilt 0 equals both streams' own grid: None is the one that must agree.
         assert (changed == 0) == (options == {"log2_alpha": None}), options
+    image_only = pipeline.joint("a", seed=0, guide_image_only=True)[0]
+    assert image_only.provenance["guide_image_only"] and not plain.provenance["guide_image_only"]
+    assert np.abs(image_only.depth - plain.depth).max() > 0
     refined = pipeline.joint("a", seed=0, refine_depth=True)[0]
     np.testing.assert_array_equal(refined.rgb, plain.rgb)
     assert np.abs(refined.depth - plain.depth).max() > 0

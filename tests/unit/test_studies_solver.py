@@ -12,6 +12,7 @@ from torch import Tensor
 from modality_forcing.codecs.frame import Frame
 from modality_forcing.config import FlowConfig
 from modality_forcing.engine import Item
+from modality_forcing.flow.guidance import Guidance
 from modality_forcing.flow.path import interpolate, path_velocity, velocity
 from modality_forcing.flow.sampler import sample
 from modality_forcing.flow.schedule import (
@@ -166,7 +167,7 @@ def test_a_given_modality_is_held_at_the_level_of_the_other(pipeline, given, mon
         depth=noise.depth if given == "rgb" else clean.depth,
     )
     schedule = (image_to_depth_schedule if given == "rgb" else depth_to_image_schedule)(4)
-    engine.run([Item(frame, start, "", 7)], schedule, 1.0, None, 8)
+    engine.run([Item(frame, start, "", 7)], schedule, Guidance(1.0), None, 8)
     held = getattr(engine.noise(7 + HELD_NOISE, frame), given)
     assert [round(t, 6) for t, _, _ in seen] == [
         round(t, 6) for t in torch.maximum(schedule.rgb, schedule.depth)[:-1].tolist()

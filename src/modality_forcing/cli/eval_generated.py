@@ -34,6 +34,7 @@ def joint(
     classifier: e.ClassifierFolder = None,
     steps: o.Steps = None,
     guidance: o.Guidance = None,
+    guide_image_only: o.GuideImageOnly = None,
     size: o.ProcessingSize = None,
     batch_size: e.Batch = 8,
     predictor: e.PredictorName = None,
@@ -56,6 +57,8 @@ def joint(
         raise UserError("prompts of a file have no pictures to compare with; right is --features none")
     chosen = _features(features, inception)
     options, sampling = e.check_model(model, text_encoder, device, dtype, steps, guidance, size)
+    if guide_image_only is not None:
+        sampling["guide_image_only"] = guide_image_only
     plugin, folder = e.parse_options(predictor_option), inputs.writable_folder(out)
 
     from modality_forcing.evaluation.classifier import place_in

@@ -167,6 +167,15 @@ Log2Alpha = Annotated[
         help="Above 0 the image leads, below 0 the depth, 0 both together; 'none' gives each its own grid.",
     ),
 ]
+GuideImageOnly = Annotated[
+    bool | None,
+    typer.Option(
+        "--guide-image-only/--guide-both",
+        rich_help_panel=_SAMPLING,
+        show_default=_model_default("guide_image_only"),
+        help="Whether the prompt's pull acts on the image alone, or on its depth too.",
+    ),
+]
 RefineDepth = Annotated[
     bool | None,
     typer.Option(

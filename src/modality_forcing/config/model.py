@@ -119,6 +119,8 @@ class SamplerConfig:
     guidance_i2d: float = 1.0
     guidance_depth: float = 1.0
     """How strongly the image follows given depth in depth-to-image; 1: as the model learned it."""
+    guide_image_only: bool = False
+    """Joint: ``guidance`` pulls the image alone; else the depth too (the paper's guidance)."""
     log2_alpha: float | None = 5.0
     """Tilt of the joint path: > 0 image first, 0 diagonal, < 0 depth first."""
     refine_depth: bool = False

@@ -134,14 +134,14 @@ class Completion:
         flow = self.config.flow
         schedule = image_to_depth_schedule(settings.steps, flow)
         items = [scene.item for scene in scenes]
-        found = self.engine.run(items, schedule, settings.guidance, on_step, batch_size)
+        found = self.engine.run(items, schedule, settings.pull, on_step, batch_size)
         grip = sparse.GRIP if blend == "exact" else sparse.SOFT_GRIP
         again = []
         for scene, x in zip(scenes, found, strict=True):
             _adjust(scene, grid_depth(self, x.depth, scene.item.frame), drop_outliers, grip)
             again.append(_second(scene, self._cell, self.device))
         tail = image_to_depth_schedule(settings.steps, flow, start=RESTART)
-        found = self.engine.run(again, tail, settings.guidance, on_step, batch_size)
+        found = self.engine.run(again, tail, settings.pull, on_step, batch_size)
 
         results = []
         for scene, camera, x in zip(scenes, cameras, found, strict=True):

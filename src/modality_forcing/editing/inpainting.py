@@ -22,6 +22,7 @@ from modality_forcing.editing.assembled import (
 )
 from modality_forcing.engine import Item, OnStep
 from modality_forcing.errors import UserError
+from modality_forcing.flow.guidance import Guidance
 from modality_forcing.flow.held import Held
 from modality_forcing.flow.schedule import (
     Schedule,
@@ -170,7 +171,7 @@ class Inpainting:
         if unknown:
             schedule = image_to_depth_schedule(settings.steps, self.config.flow)
             items = [scene.clean for scene in unknown]
-            found = self.engine.run(items, schedule, d.guidance_i2d, on_step, batch_size)
+            found = self.engine.run(items, schedule, Guidance(d.guidance_i2d), on_step, batch_size)
             for scene, x in zip(unknown, found, strict=True):
                 values, mask = self._decode_depth(x.depth, scene.clean.frame)
                 scene.depth = np.where(mask, values, np.inf).astype(np.float32)
@@ -187,7 +188,7 @@ class Inpainting:
             if not chosen:
                 continue
             items = [_item(self, scenes[i]) for i in chosen]
-            found = self.engine.run(items, schedule, settings.guidance, on_step, batch_size)
+            found = self.engine.run(items, schedule, settings.pull, on_step, batch_size)
             for i, item, x in zip(chosen, items, found, strict=True):
                 scene = scenes[i]
                 width = _feather(item.frame) if feather is None else int(feather)

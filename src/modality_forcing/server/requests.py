@@ -77,6 +77,7 @@ FURTHER: dict[str, tuple[Any, Any]] = {
             description="Pull of the given depth; 1 is as learned.",
         ),
     ),
+    "guide_image_only": (bool | None, Field(None, description="The prompt's pull acts on the image alone.")),
     "refine_depth": (bool | None, Field(None, description="Estimate the depth again from the image.")),
     "depth_kind": (
         Literal["depth", "disparity"] | None,

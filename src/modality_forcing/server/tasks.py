@@ -69,7 +69,13 @@ DEPTH_OPTIONS = ("depth_kind", "depth_scale")
 TASKS: dict[str, Task] = {
     task.name: task
     for task in (
-        Task("joint", "joint", "Text to image and depth", True, options=("log2_alpha", "refine_depth")),
+        Task(
+            "joint",
+            "joint",
+            "Text to image and depth",
+            True,
+            options=("log2_alpha", "refine_depth", "guide_image_only"),
+        ),
         Task("i2d", "image_to_depth", "Image to depth", False, (IMAGE,), sized_by="image"),
         Task(
             "d2i",

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from modality_forcing.engine import Engine, Item, OnStep
+from modality_forcing.flow.guidance import Guidance
 from modality_forcing.flow.held import Held
 from modality_forcing.flow.schedule import Schedule
 from modality_forcing.pipeline import Pipeline
@@ -33,11 +34,9 @@ class SharedLevelEngine(Engine):
         self,
         items: list[Item],
         schedule: Schedule,
-        guidance: float,
+        guidance: Guidance,
         on_step: OnStep | None,
         batch_size: int,
-        *,
-        guidance_depth: float = 1.0,
     ) -> list[PerModality[Tensor]]:
         """See :class:`Engine`. Given depth must be dense: pixels that hold noise would count as depth.
 
@@ -45,7 +44,7 @@ class SharedLevelEngine(Engine):
             ValueError: a schedule whose levels differ and none of which is 0 throughout; guidance on depth,
                 which needs a level of its own for it.
         """
-        if guidance_depth != 1.0:
+        if guidance.depth != 1.0:
             raise ValueError("a model with one noise level cannot be asked without its depth")
         given_rgb, given_depth = not schedule.rgb.any(), not schedule.depth.any()
         if given_rgb == given_depth:

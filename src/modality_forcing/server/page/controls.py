@@ -134,6 +134,12 @@ CONTROLS: dict[str, Control] = {
         _to_bool,
         _from_bool,
     ),
+    "guide_image_only": Control(
+        _yes_no("Guide the picture only", "The text pulls the picture alone, not its depth."),
+        "sampling",
+        _to_bool,
+        _from_bool,
+    ),
     "width": _number("width", "Width", "Pixels, goes with the height.", kind=int),
     "height": _number("height", "Height", "Pixels, goes with the width.", kind=int),
     "depth_kind": Control(
