@@ -52,12 +52,21 @@ def test_recipe_in_the_repository(path, tmp_path):
     assert replace(read_recipe(again, tmp_path / "run"), name=recipe.name) == recipe
 
 
-def test_tiny_and_the_three_lowpoly_stages_are_there():
+def test_tiny_and_the_stages_of_lowpoly_are_there():
     assert {path.stem for path in RECIPES if path.parent.name == "lowpoly"} == {
         "autoencoder",
         "t2i",
         "forcing",
+        "onward",
     }
+    onward = read_recipe(find_recipe("lowpoly/onward"), "runs/onward").stages
+    assert [stage.config.init for stage in onward] == [
+        "runs/forcing",
+        "runs/onward/look",
+        "runs/onward/open",
+    ]
+    assert {stage.config.forcing.teacher for stage in onward} == {"runs/forcing"}
+    assert (onward[-1].config.forcing.p_i2d, onward[-1].config.forcing.p_d2i) == (0.2, 0.2)
     stages = read_recipe(find_recipe("tiny"), "x").stages
     assert [stage.config.stage for stage in stages] == ["autoencoder", "t2i", "forcing"]
 
