@@ -3,8 +3,8 @@
 python benchmarks/modes.py [--model lowpoly] [--repeats 3] [--json out.json]
 
 Floor of a joint run with the embedded model, in operations: 7.6 M parameters of which a token meets about
-3.8 M (its own stream's share of the triple blocks), 2 operations each, 176 tokens, 2 guided halves, 30 steps:
-0.08 TFLOP, half a second on a core of 160 GFLOP/s; the rest is start-up, text, decoding and files.
+3.8 M (its own stream's share of the triple blocks), 2 operations each, 176 tokens, 2 guided halves, 16 steps:
+0.04 TFLOP, a quarter of a second on a core of 160 GFLOP/s; the rest is start-up, text, decoding and files.
 """
 
 from __future__ import annotations

@@ -47,7 +47,15 @@ LOWPOLY = ModelConfig(
     depth=DepthConfig(sky="far"),
     # One step is the best guess of a model that is unsure; many drift (docs/lowpoly.md).
     sampler=SamplerConfig(
-        steps=16, steps_i2d=1, guidance=3.0, log2_alpha=8.0, refine_depth=True, width=128, height=128
+        steps=16,
+        steps_i2d=1,
+        guidance=5.0,
+        guidance_depth=10.0,
+        guide_image_only=True,
+        log2_alpha=8.0,
+        refine_depth=True,
+        width=128,
+        height=128,
     ),
     licence="Apache-2.0",
 )

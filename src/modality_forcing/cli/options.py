@@ -172,7 +172,7 @@ GuideImageOnly = Annotated[
     typer.Option(
         "--guide-image-only/--guide-both",
         rich_help_panel=_SAMPLING,
-        show_default=_model_default("guide_image_only"),
+        show_default=f"the model's own: {LOWPOLY.name} the image alone, full size both",
         help="Whether the prompt's pull acts on the image alone, or on its depth too.",
     ),
 ]
