@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
+
 import pytest
 import torch
 from torch import nn
@@ -135,3 +138,13 @@ def test_prepared_blocks_compute_the_same_under_the_same_names(checkpointing, co
     assert list(model.state_dict()) == names
     if not compiled:  # a compiled block runs its own code
         assert len(calls) == (4 if checkpointing else 2)
+
+
+def test_a_finished_process_leaves_with_its_code_and_its_words():
+    program = (
+        "import atexit; from modality_forcing.training.distributed import end_process\n"
+        "atexit.register(lambda: print('the long way out'))\n"
+        "print('written', end=''); end_process(3)"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout, done.stderr) == (3, "written", "")

@@ -65,5 +65,9 @@ def train(
     from modality_forcing.cli.train_run import agreed, check_mesh, run_recipe
 
     code = run_recipe(agreed(lambda: check_mesh(plan or ready())), resume=resume)
+    if connected:
+        from modality_forcing.training.distributed import end_process
+
+        end_process(code)
     if code:
         raise typer.Exit(code)
