@@ -11,7 +11,7 @@ PYTHON ?= python3
 VENV   ?= .venv
 # Test processes; 0 runs the tests in one, which is easier to read.
 JOBS   ?= auto
-PROMPT ?= a cozy sunlit kitchen with wooden cabinets
+PROMPT ?= a village with colourful houses and a church
 
 ifeq ($(OS),Windows_NT)
 BIN := $(VENV)/Scripts
