@@ -1,6 +1,6 @@
 """How good completion is: mean AbsRel on unseen low-poly scenes by sensor and density, beside simpler ways.
 
-python benchmarks/completion.py [--model lowpoly] [--split test] [--scenes 8] [--steps 10] [--json out.json]
+python benchmarks/completion.py [--model lowpoly] [--split test] [--scenes 8] [--steps 1] [--json out.json]
 
 Columns: "affine" image to depth, fitted by least squares to the points (scale and shift); "robust" fitted by
 least relative L1; "plain" linear interpolation of the points, without any model; "complete" ``mf complete``;
@@ -74,7 +74,7 @@ def main() -> None:
     parser.add_argument("--model", default="lowpoly")
     parser.add_argument("--split", default="test")
     parser.add_argument("--scenes", type=int, default=8)
-    parser.add_argument("--steps", type=int, default=10)
+    parser.add_argument("--steps", type=int, default=1)
     parser.add_argument("--json", type=Path)
     arguments = parser.parse_args()
 

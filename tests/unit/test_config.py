@@ -212,7 +212,7 @@ def test_importing_configurations_does_not_import_torch():
     subprocess.run([sys.executable, "-c", code], check=True)
 
 
-def test_image_to_depth_may_have_steps_of_its_own():
+def test_depth_of_images_may_have_steps_of_its_own():
     assert SamplerConfig(steps=30).steps_of("i2d") == 30
     one = SamplerConfig(steps=30, steps_i2d=1)
-    assert [one.steps_of(task) for task in ("joint", "i2d", "d2i", "complete")] == [30, 1, 30, 30]
+    assert [one.steps_of(task) for task in ("joint", "i2d", "d2i", "complete")] == [30, 1, 30, 1]

@@ -40,7 +40,7 @@ def complete(
     num_images: o.NumImages = 1,
     out: o.Out = o.DEFAULT_OUT,
     seed: o.Seed = None,
-    steps: o.Steps = None,
+    steps: o.StepsI2d = None,
     guidance: o.GuidanceI2d = None,
     size: o.ProcessingSize = None,
     fov_x: o.FovX = None,

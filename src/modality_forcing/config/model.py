@@ -112,8 +112,8 @@ class SamplerConfig:
 
     steps: int = 50
     steps_i2d: int = 0
-    """Steps of image to depth; 0: ``steps``. One step gives the mean of what the image allows, which is
-    nearer to the truth than one draw of it while a model is small or little trained."""
+    """Steps of image to depth and of completion; 0: ``steps``. One step gives the mean of what the image
+    allows, which is nearer to the truth than one draw of it while a model is small or little trained."""
     guidance: float = 4.0
     """Classifier-free guidance in joint and depth-to-image."""
     guidance_i2d: float = 1.0
@@ -130,7 +130,7 @@ class SamplerConfig:
 
     def steps_of(self, task: str) -> int:
         """Default steps of "joint", "i2d", "d2i", "complete" or "inpaint"."""
-        return (self.steps_i2d if task == "i2d" else 0) or self.steps
+        return (self.steps_i2d if task in ("i2d", "complete") else 0) or self.steps
 
 
 @dataclass(frozen=True)
