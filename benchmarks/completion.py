@@ -1,6 +1,6 @@
 """How good completion is: mean AbsRel on unseen low-poly scenes by sensor and density, beside simpler ways.
 
-python benchmarks/completion.py [--model lowpoly] [--split test] [--scenes 8] [--steps 1] [--json out.json]
+python benchmarks/completion.py [--model lowpoly] [--split test] [--scenes 8] [--steps N] [--json out.json]
 
 Columns: "affine" image to depth, fitted by least squares to the points (scale and shift); "robust" fitted by
 least relative L1; "plain" linear interpolation of the points, without any model; "complete" ``mf complete``;
@@ -74,13 +74,14 @@ def main() -> None:
     parser.add_argument("--model", default="lowpoly")
     parser.add_argument("--split", default="test")
     parser.add_argument("--scenes", type=int, default=8)
-    parser.add_argument("--steps", type=int, default=1)
+    parser.add_argument("--steps", type=int, help="default: the model's own")
     parser.add_argument("--json", type=Path)
     arguments = parser.parse_args()
 
     pipeline = Pipeline.from_pretrained(arguments.model)
     scenes = [make_sample(split_seed(arguments.split, i), SIZE, SIZE) for i in range(arguments.scenes)]
-    options = {"seed": 0, "steps": arguments.steps}
+    steps = arguments.steps or pipeline.sampler_defaults.steps_of("complete")
+    options = {"seed": 0, "steps": steps}
     relative = [r.depth for r in pipeline.image_to_depth([s.rgb for s in scenes], **options)]
     columns = ("affine", "robust", "plain", "complete", "affine+out", "outliers", "kept")
     print(f"{'sensor':18}{'share':>7}{'scenes':>8}" + "".join(f"{name:>12}" for name in columns))
@@ -118,7 +119,7 @@ def main() -> None:
             print(f"{kind:18}{density:7.3f}{len(used):8d}{numbers}", flush=True)
     found = {
         "model": pipeline.config.name, "weights": pipeline.weights_hash, "split": arguments.split,
-        "size": SIZE, "steps": arguments.steps, "rows": rows,
+        "size": SIZE, "steps": steps, "rows": rows,
     }  # fmt: skip
     _report.write(arguments.json, found)
 

@@ -223,9 +223,8 @@ class Pipeline(Completion, Inpainting):
             d.guidance if guidance is None else guidance,
             d.log2_alpha if log2_alpha is DEFAULT else log2_alpha,
             d.refine_depth if refine_depth is None else refine_depth,
+            guide_image_only=d.guide_image_only if guide_image_only is None else guide_image_only,
         )
-        alone = d.guide_image_only if guide_image_only is None else guide_image_only
-        settings = dataclasses.replace(settings, guide_image_only=alone)
         width, height = check_size(size or (d.width, d.height))
         frame = Frame.exact(width, height, self._cell)
         camera = resolve_camera(width, height, fov_x=fov_x, fov_y=fov_y, intrinsics=intrinsics)
@@ -322,7 +321,7 @@ class Pipeline(Completion, Inpainting):
             mask: bool (H, W), True where depth may be used.
             depth_unit: unit of ``depth``, kept for the result.
             guidance_depth: how strongly the image follows the depth, >= 0; 1 is as the model learned it,
-                anything else half as much time again.
+                anything else costs a forward pass more in each step.
             Others: see :meth:`joint` and :meth:`image_to_depth`.
 
         Returns:
@@ -332,11 +331,13 @@ class Pipeline(Completion, Inpainting):
             UserError: a map of wrong rank, a mask of another size, or no valid pixel.
         """
         d = self.sampler_defaults
-        pull = d.guidance_depth if guidance_depth is None else guidance_depth
-        check_number("guidance_depth", pull, 0.0, MAX_GUIDANCE)
-        settings = dataclasses.replace(
-            self._settings("d2i", steps, d.guidance if guidance is None else guidance, None, False),
-            guidance_depth=float(pull),
+        settings = self._settings(
+            "d2i",
+            steps,
+            d.guidance if guidance is None else guidance,
+            None,
+            False,
+            guidance_depth=d.guidance_depth if guidance_depth is None else guidance_depth,
         )
         maps = [depth] if isinstance(depth, np.ndarray) and depth.ndim == 2 else list(depth)
         masks = [mask] * len(maps) if mask is None or isinstance(mask, np.ndarray) else list(mask)
@@ -371,15 +372,26 @@ class Pipeline(Completion, Inpainting):
         return self.config.transformer.patch_size
 
     def _settings(
-        self, task: str, steps: int | None, guidance: float, log2_alpha: float | None, refine: bool
+        self,
+        task: str,
+        steps: int | None,
+        guidance: float,
+        log2_alpha: float | None,
+        refine: bool,
+        *,
+        guidance_depth: float = 1.0,
+        guide_image_only: bool = False,
     ) -> Settings:
         if steps is None:
             steps = self.sampler_defaults.steps_of(task)
         check_number("steps", steps, 1, MAX_STEPS)
         check_number("guidance", guidance, 0.0, MAX_GUIDANCE)
+        check_number("guidance_depth", guidance_depth, 0.0, MAX_GUIDANCE)
         if log2_alpha is not None:
             check_number("log2_alpha", log2_alpha, -MAX_ALPHA, MAX_ALPHA)
-        return Settings(task, int(steps), float(guidance), log2_alpha, refine)
+        return Settings(
+            task, int(steps), float(guidance), log2_alpha, refine, float(guidance_depth), guide_image_only
+        )
 
     def _decode_image(self, tokens: Tensor, frame: Frame) -> np.ndarray:
         """Image tokens (1, N, C) to uint8 (H, W, 3) at the frame's outer size."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import json
 import math
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -215,6 +216,19 @@ def test_control(tools: Tools, tmp_path: Path) -> None:
     expected = compare_sets(tools.features, made, [item.rgb for item in items])
     assert line["distance"]["kid"] == pytest.approx(expected["kid"])
     json.loads((tmp_path / "results.json").read_text())
+
+
+def test_rows_of_other_sampler_defaults_are_not_gone_on_with(
+    tools: Tools, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The weights' hash does not tell: the defaults stand in config.json."""
+    prompts = [Prompt("a", "a castle", "castle")]
+    evaluate_joint(tools, prompts, [0.0], tmp_path, seed=1)
+    config = tools.pipeline.config
+    other = replace(config, sampler=replace(config.sampler, guidance=config.sampler.guidance + 1))
+    monkeypatch.setattr(tools.pipeline, "config", other)
+    with pytest.raises(UserError, match=r"sampler\.guidance"):
+        evaluate_joint(tools, prompts, [0.0], tmp_path, seed=1)
 
 
 def test_the_embedded_classifier_knows_the_world() -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -198,6 +198,7 @@ def _evaluate(
         **settings,
         "model": pipeline.config.name,
         "weights_sha256": pipeline.weights_hash,
+        "sampler": asdict(pipeline.sampler_defaults),
         "options": {key: list(v) if isinstance(v, tuple) else v for key, v in tools.options.items()},
         "estimator": tools.estimator.name,
         "promise": tools.estimator.promise,

@@ -57,7 +57,7 @@ def export(pipeline: Pipeline, arguments: Arguments) -> ExportedProgram:
     import torch
 
     with torch.no_grad():
-        return torch.export.export(pipeline.engine.transformer, arguments, strict=False)
+        return torch.export.export(pipeline.engine.transformer, arguments)
 
 
 class ByShape:

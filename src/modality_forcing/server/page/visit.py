@@ -76,7 +76,7 @@ class Visit:
             except UserError as error:
                 yield self._refused(str(error))
                 return
-            except Exception:
+            except Exception:  # a fault of ours: the log has it, the visitor hears of it
                 log.exception("the page could not submit a job")
                 yield self._refused(FAULT)
                 return
@@ -99,7 +99,7 @@ class Visit:
                 shown[self.panel] = self._ended(job, owner) if job.over else running_html(job, None)
             except Refused as error:
                 shown[self.panel] = note_html(str(error), error=True)
-            except Exception:
+            except Exception:  # a fault of ours: the log has it, the visitor hears of it
                 log.exception("the page could not show a job")
                 shown[self.panel] = note_html(FAULT, error=True)
         elif "settings" in query:
@@ -173,7 +173,7 @@ class Visit:
             }
         except Refused as error:
             yield self._refused(str(error))
-        except Exception:
+        except Exception:  # a fault of ours: the log has it, the visitor hears of it
             log.exception("the page could not show a job")
             yield self._refused(FAULT)
 
