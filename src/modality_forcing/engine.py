@@ -38,6 +38,7 @@ class Settings:
     refine_depth: bool
     guidance_depth: float = 1.0
     guide_image_only: bool = False
+    edge_radius: int = 0
 
     @property
     def pull(self) -> Guidance:

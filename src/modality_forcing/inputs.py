@@ -16,6 +16,7 @@ MAX_ALPHA = 20.0  # log2
 MAX_PROMPT = 10_000  # characters; the longest text encoder hears about 2 500 of them
 BLENDS = ("exact", "smooth")  # what completion returns at known pixels
 MIN_SIDE, MAX_SIDE = 16, 4096  # pixels
+MAX_EDGE_RADIUS = 64  # pixels inside the model: four patches
 
 
 def check_number(name: str, value: float, low: float, high: float) -> None:

@@ -20,9 +20,10 @@ from torch import Tensor
 
 import modality_forcing
 from modality_forcing.checkpoint.layouts import Checkpoint, open_checkpoint
-from modality_forcing.codecs.depth import encode_depth, expand, fill_missing, unpatchify
+from modality_forcing.codecs.depth import encode_depth, fill_missing, surfaces, unpatchify
+from modality_forcing.codecs.edges import along_edges
 from modality_forcing.codecs.frame import Frame
-from modality_forcing.codecs.image import decode_image, tensor_to_pixels
+from modality_forcing.codecs.image import decode_image, pixels_to_tensor, tensor_to_pixels
 from modality_forcing.codecs.text import CachedTextEncoder, TextEncoder, make_text_encoder
 from modality_forcing.config import ModelConfig, SamplerConfig
 from modality_forcing.devices import memory_advice, resolve_device, resolve_dtype
@@ -40,6 +41,7 @@ from modality_forcing.flow.schedule import (
 from modality_forcing.geometry.camera import resolve_camera
 from modality_forcing.inputs import (
     MAX_ALPHA,
+    MAX_EDGE_RADIUS,
     MAX_GUIDANCE,
     MAX_STEPS,
     area_of,
@@ -192,6 +194,7 @@ class Pipeline(Completion, Inpainting):
         log2_alpha: float | None = DEFAULT,
         refine_depth: bool | None = None,
         guide_image_only: bool | None = None,
+        edge_radius: int | None = None,
         fov_x: float | None = None,
         fov_y: float | None = None,
         intrinsics: Intrinsics = None,
@@ -209,6 +212,8 @@ class Pipeline(Completion, Inpainting):
             log2_alpha: tilt: > 0 image first, 0 diagonal, < 0 depth first, None both on their own grid.
             refine_depth: a second image-to-depth pass on the generated latents.
             guide_image_only: ``guidance`` pulls the image alone, not the depth.
+            edge_radius: decoded depth follows the image's edges, by windows of this radius in pixels inside
+                the model (``codecs.edges``); 0: it stays as the model wrote it.
             fov_x, fov_y, intrinsics: the camera assumed for the cloud; see ``geometry.camera``.
             on_step: called after each step with the state and the clean estimates.
             batch_size: items computed together; does not change any result beyond rounding.
@@ -218,13 +223,12 @@ class Pipeline(Completion, Inpainting):
         """
         d = self.sampler_defaults
         settings = self._settings(
-            "joint",
-            steps,
-            d.guidance if guidance is None else guidance,
+            "joint", steps, d.guidance if guidance is None else guidance,
             d.log2_alpha if log2_alpha is DEFAULT else log2_alpha,
             d.refine_depth if refine_depth is None else refine_depth,
             guide_image_only=d.guide_image_only if guide_image_only is None else guide_image_only,
-        )
+            edge_radius=edge_radius,
+        )  # fmt: skip
         width, height = check_size(size or (d.width, d.height))
         frame = Frame.exact(width, height, self._cell)
         camera = resolve_camera(width, height, fov_x=fov_x, fov_y=fov_y, intrinsics=intrinsics)
@@ -244,7 +248,8 @@ class Pipeline(Completion, Inpainting):
             found = self.engine.run(again, refine, Guidance(d.guidance_i2d), on_step, batch_size)
         results = []
         for item, x in zip(items, found, strict=True):
-            image, (depth, mask) = self._decode_image(x.rgb, frame), self._decode_depth(x.depth, frame)
+            image = self._decode_image(x.rgb, frame)
+            depth, mask = self._decode_depth(x.depth, frame, image, settings.edge_radius)
             results.append(RGBD(image, depth, mask, camera, "relative", self._provenance(settings, item)))
         return results
 
@@ -257,6 +262,7 @@ class Pipeline(Completion, Inpainting):
         steps: int | None = None,
         guidance: float | None = None,
         size: tuple[int, int] | None = None,
+        edge_radius: int | None = None,
         fov_x: float | None = None,
         fov_y: float | None = None,
         intrinsics: Intrinsics = None,
@@ -275,7 +281,8 @@ class Pipeline(Completion, Inpainting):
             One :class:`RGBD` per image, depth relative.
         """
         d = self.sampler_defaults
-        settings = self._settings("i2d", steps, d.guidance_i2d if guidance is None else guidance, None, False)
+        pull = d.guidance_i2d if guidance is None else guidance
+        settings = self._settings("i2d", steps, pull, None, False, edge_radius=edge_radius)
         images = [image] if isinstance(image, np.ndarray) and image.ndim == 3 else list(image)
         for picture in images:
             check_image(picture)
@@ -290,7 +297,7 @@ class Pipeline(Completion, Inpainting):
         found = self.engine.run(items, schedule, settings.pull, on_step, batch_size)
         results = []
         for picture, camera, item, x in zip(images, cameras, items, found, strict=True):
-            depth, mask = self._decode_depth(x.depth, item.frame)
+            depth, mask = self._decode_depth(x.depth, item.frame, picture, settings.edge_radius)
             results.append(RGBD(picture, depth, mask, camera, "relative", self._provenance(settings, item)))
         return results
 
@@ -331,14 +338,12 @@ class Pipeline(Completion, Inpainting):
             UserError: a map of wrong rank, a mask of another size, or no valid pixel.
         """
         d = self.sampler_defaults
+        pull = d.guidance if guidance is None else guidance
         settings = self._settings(
-            "d2i",
-            steps,
-            d.guidance if guidance is None else guidance,
-            None,
-            False,
+            "d2i", steps, pull, None, False,
             guidance_depth=d.guidance_depth if guidance_depth is None else guidance_depth,
-        )
+            edge_radius=0,  # no depth is decoded
+        )  # fmt: skip
         maps = [depth] if isinstance(depth, np.ndarray) and depth.ndim == 2 else list(depth)
         masks = [mask] * len(maps) if mask is None or isinstance(mask, np.ndarray) else list(mask)
         if len(masks) != len(maps):
@@ -381,6 +386,7 @@ class Pipeline(Completion, Inpainting):
         *,
         guidance_depth: float = 1.0,
         guide_image_only: bool = False,
+        edge_radius: int | None = None,
     ) -> Settings:
         if steps is None:
             steps = self.sampler_defaults.steps_of(task)
@@ -389,9 +395,12 @@ class Pipeline(Completion, Inpainting):
         check_number("guidance_depth", guidance_depth, 0.0, MAX_GUIDANCE)
         if log2_alpha is not None:
             check_number("log2_alpha", log2_alpha, -MAX_ALPHA, MAX_ALPHA)
+        radius = self.sampler_defaults.edge_radius if edge_radius is None else edge_radius
+        check_number("edge_radius", radius, 0, MAX_EDGE_RADIUS)
         return Settings(
-            task, int(steps), float(guidance), log2_alpha, refine, float(guidance_depth), guide_image_only
-        )
+            task, int(steps), float(guidance), log2_alpha, refine, float(guidance_depth), guide_image_only,
+            int(radius),
+        )  # fmt: skip
 
     def _decode_image(self, tokens: Tensor, frame: Frame) -> np.ndarray:
         """Image tokens (1, N, C) to uint8 (H, W, 3) at the frame's outer size."""
@@ -400,18 +409,21 @@ class Pipeline(Completion, Inpainting):
             restored = frame.restore(pixels, "bicubic" if frame.scaled_width < frame.width else "bilinear")
             return tensor_to_pixels(restored)[0]
 
-    def _decode_depth(self, tokens: Tensor, frame: Frame) -> tuple[np.ndarray, np.ndarray]:
+    def _decode_depth(
+        self, tokens: Tensor, frame: Frame, image: np.ndarray, edge_radius: int
+    ) -> tuple[np.ndarray, np.ndarray]:
         """Depth tokens (1, N, C) to a float32 (H, W) map and its mask at the frame's outer size.
 
-        Scaling happens on the contracted values, where far surfaces do not outweigh near ones.
+        ``image``, uint8 (H, W, 3) of that size, gives the edges where ``edge_radius`` is not 0. Scaling and
+        filtering happen on the contracted values, where far surfaces do not outweigh near ones.
         """
-        contracted = unpatchify(tokens.float().cpu(), frame.rows, frame.cols, self._cell)
-        restored = frame.restore(contracted[:, None])[0, 0]
-        if self.config.depth.sky != "far":  # this model calls every pixel a surface
-            return expand(restored).numpy(), np.ones(restored.shape, bool)
-        # Beyond the limit is sky: masked, and as far as the farthest surface that counts as one.
-        limit = self.config.depth.far_threshold
-        return expand(restored.clamp(max=limit)).numpy(), (restored < limit).numpy()
+        contracted = unpatchify(tokens.float().cpu(), frame.rows, frame.cols, self._cell)[:, None]
+        limit = self.config.depth.sky_limit
+        if edge_radius:
+            depth, mask = along_edges(contracted, pixels_to_tensor(image), frame, edge_radius, limit)
+        else:
+            depth, mask = surfaces(frame.restore(contracted), limit)
+        return depth[0, 0].numpy(), mask[0, 0].numpy()
 
     def _provenance(self, settings: Settings, item: Item) -> dict[str, Any]:
         """Everything needed to repeat this item."""

@@ -54,6 +54,7 @@ LOWPOLY = ModelConfig(
         guide_image_only=True,
         log2_alpha=8.0,
         refine_depth=True,
+        edge_radius=5,
         width=128,
         height=128,
     ),

@@ -85,6 +85,22 @@ def test_options_change_the_result(pipeline):
     assert np.abs(refined.depth - plain.depth).max() > 0
 
 
+def test_depth_follows_the_edges_of_the_image_on_request(pipeline):
+    plain, filtered = (pipeline.joint("a", seed=0, edge_radius=radius)[0] for radius in (0, 3))
+    np.testing.assert_array_equal(plain.rgb, filtered.rgb)
+    assert np.abs(plain.depth - filtered.depth).max() > 0
+    assert (plain.provenance["edge_radius"], filtered.provenance["edge_radius"]) == (0, 3)
+    default = pipeline.sampler_defaults.edge_radius
+    assert pipeline.joint("a", seed=0)[0].provenance["edge_radius"] == default == 0
+    image = np.zeros((40, 90, 3), np.uint8)
+    image[:, 50:] = 255
+    plain, filtered = (pipeline.image_to_depth(image, seed=0, edge_radius=r)[0].depth for r in (0, 3))
+    assert np.abs(plain - filtered).max() > 0
+    for radius in (-1, 65, float("nan")):
+        with pytest.raises(UserError, match="edge_radius"):
+            pipeline.joint("a", seed=0, edge_radius=radius)
+
+
 def test_steps_that_were_asked_for_hold_for_refining_too(pipeline):
     seen: list[int] = []
     pipeline.joint("a", seed=0, steps=3, refine_depth=True, on_step=lambda step: seen.append(step.num_steps))

@@ -43,6 +43,7 @@ def complete(
     steps: o.StepsI2d = None,
     guidance: o.GuidanceI2d = None,
     size: o.ProcessingSize = None,
+    edge_radius: o.EdgeRadius = None,
     fov_x: o.FovX = None,
     fov_y: o.FovY = None,
     intrinsics: o.Intrinsics = None,
@@ -68,6 +69,7 @@ def complete(
         seed=seed, num_images=num_images, steps=steps, guidance=guidance, size=size, out=out,
         fov_x=fov_x, fov_y=fov_y, intrinsics=intrinsics, edge_rtol=edge_rtol, sor=sor, max_points=max_points,
         model=model, text_encoder=text_encoder, device=device, dtype=dtype, compile=compile,
+        edge_radius=edge_radius,
     )  # fmt: skip
     pictures = inputs.read_images(
         inputs.files([*(image or []), *(files or [])], inputs.IMAGE_ENDINGS, "--image")

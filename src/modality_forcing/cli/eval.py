@@ -64,6 +64,7 @@ def depth(
     steps: o.StepsI2d = None,
     guidance: o.GuidanceI2d = None,
     size: o.ProcessingSize = None,
+    edge_radius: o.EdgeRadius = None,
     batch_size: e.Batch = 8,
     predictor: e.PredictorName = None,
     predictor_option: e.PredictorOptions = None,
@@ -87,7 +88,9 @@ def depth(
     part = e.parse_shard(shard)
     rules_of = find_protocol(protocol)
     alignments = check_alignments(alignment) if alignment else rules_of.alignments
-    model_options, sampling = e.check_model(model, text_encoder, device, dtype, steps, guidance, size)
+    model_options, sampling = e.check_model(
+        model, text_encoder, device, dtype, steps, guidance, size, edge_radius
+    )
     plugin = e.parse_options(predictor_option)
     folder = writable_folder(out)
     path = None if split_list is None else existing_file(Path(split_list).expanduser(), "split list")

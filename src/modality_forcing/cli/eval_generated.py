@@ -36,6 +36,7 @@ def joint(
     guidance: o.Guidance = None,
     guide_image_only: o.GuideImageOnly = None,
     size: o.ProcessingSize = None,
+    edge_radius: o.EdgeRadius = None,
     batch_size: e.Batch = 8,
     predictor: e.PredictorName = None,
     predictor_option: e.PredictorOptions = None,
@@ -56,7 +57,7 @@ def joint(
     if texts and features != "none" and features != "classifier":
         raise UserError("prompts of a file have no pictures to compare with; right is --features none")
     chosen = _features(features, inception)
-    options, sampling = e.check_model(model, text_encoder, device, dtype, steps, guidance, size)
+    options, sampling = e.check_model(model, text_encoder, device, dtype, steps, guidance, size, edge_radius)
     if guide_image_only is not None:
         sampling["guide_image_only"] = guide_image_only
     plugin, folder = e.parse_options(predictor_option), inputs.writable_folder(out)
@@ -198,7 +199,9 @@ def _tools(
     colours = load_colours(where) if judged else None
     pipeline = load_pipeline(options)
     estimator: Any = (
-        PipelinePredictor(pipeline, batch_size=batch_size, captions=True)
+        PipelinePredictor(
+            pipeline, batch_size=batch_size, captions=True, edge_radius=sampling.get("edge_radius")
+        )
         if predictor is None
         else open_predictor(predictor, options, predictor_options=plugin)
     )

@@ -114,6 +114,7 @@ def check_model(
     steps: int | None,
     guidance: float | None,
     size: str | None,
+    edge_radius: int | None = None,
 ) -> tuple[dict[str, Any], dict[str, Any]]:
     """Arguments of ``Pipeline.from_pretrained``, and those of its methods."""
     from modality_forcing.cli import inputs
@@ -121,10 +122,13 @@ def check_model(
     if steps is not None:
         inputs.whole_number("--steps", steps, 1, inputs.MAX_STEPS)
     inputs.in_range("--guidance", guidance, 0.0, inputs.MAX_GUIDANCE)
+    if edge_radius is not None:
+        inputs.whole_number("--edge-radius", edge_radius, 0, inputs.MAX_EDGE_RADIUS)
     sampling = {
         "steps": steps,
         "guidance": guidance,
         "size": None if size is None else inputs.parse_size(size),
+        "edge_radius": edge_radius,
     }
     options = inputs.model_options(model, text_encoder, device, dtype, False)
     return options, {key: value for key, value in sampling.items() if value is not None}

@@ -15,7 +15,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 from modality_forcing.errors import UserError
-from modality_forcing.inputs import MAX_ALPHA, MAX_GUIDANCE, MAX_SEED, MAX_SIDE, MAX_STEPS, check_prompt
+from modality_forcing.inputs import (
+    MAX_ALPHA,
+    MAX_EDGE_RADIUS,
+    MAX_GUIDANCE,
+    MAX_SEED,
+    MAX_SIDE,
+    MAX_STEPS,
+    check_prompt,
+)
 
 if TYPE_CHECKING:
     from modality_forcing.io.depth_files import DepthMap
@@ -63,6 +71,7 @@ def check_run(
     device: str,
     dtype: str | None,
     compile: bool,
+    edge_radius: int | None = None,
 ) -> Run:
     """Check and gather the shared options.
 
@@ -72,10 +81,17 @@ def check_run(
     if steps is not None:
         whole_number("--steps", steps, 1, MAX_STEPS)
     in_range("--guidance", guidance, 0.0, MAX_GUIDANCE)
+    if edge_radius is not None:
+        whole_number("--edge-radius", edge_radius, 0, MAX_EDGE_RADIUS)
     in_range("--edge-rtol", edge_rtol, 0.0, 1e6)
     if max_points is not None:
         whole_number("--max-points", max_points, 1, 10**9)
-    sampling = {"steps": steps, "guidance": guidance, "size": None if size is None else parse_size(size)}
+    sampling = {
+        "steps": steps,
+        "guidance": guidance,
+        "size": None if size is None else parse_size(size),
+        "edge_radius": edge_radius,
+    }
     cloud = {"edge_rtol": edge_rtol, "sor": sor, "max_points": max_points}
     return Run(
         seeds=seeds(seed, num_images),

@@ -21,6 +21,7 @@ def joint(
     log2_alpha: o.Log2Alpha = None,
     refine_depth: o.RefineDepth = None,
     guide_image_only: o.GuideImageOnly = None,
+    edge_radius: o.EdgeRadius = None,
     fov_x: o.FovX = None,
     fov_y: o.FovY = None,
     intrinsics: o.Intrinsics = None,
@@ -45,6 +46,7 @@ def joint(
         seed=seed, num_images=num_images, steps=steps, guidance=guidance, size=size, out=out,
         fov_x=fov_x, fov_y=fov_y, intrinsics=intrinsics, edge_rtol=edge_rtol, sor=sor, max_points=max_points,
         model=model, text_encoder=text_encoder, device=device, dtype=dtype, compile=compile,
+        edge_radius=edge_radius,
     )  # fmt: skip
     alpha = inputs.parse_log2_alpha(log2_alpha)
     if "size" in run.sampling:

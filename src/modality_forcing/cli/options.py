@@ -185,6 +185,16 @@ RefineDepth = Annotated[
         help="Estimate the depth again from the finished image.",
     ),
 ]
+EdgeRadius = Annotated[
+    int | None,
+    typer.Option(
+        "--edge-radius",
+        metavar="PIXELS",
+        rich_help_panel=_SAMPLING,
+        show_default=f"the model's own: {LOWPOLY.name} {LOWPOLY.sampler.edge_radius}, full size 0",
+        help="Depth follows the image's edges, by windows of this radius inside the model; 0 is off.",
+    ),
+]
 
 # Camera
 FovX = Annotated[

@@ -22,6 +22,19 @@ def expand(z: Tensor) -> Tensor:
     return torch.where(z <= 1.0, z, 1.0 / (2.0 - z))
 
 
+def surfaces(contracted: Tensor, limit: float | None = None) -> tuple[Tensor, Tensor]:
+    """Contracted values to depth and the mask of what is a surface, both of their shape.
+
+    Args:
+        contracted: any shape, float.
+        limit: values from here on are sky: masked, and as far as the farthest surface that counts as one.
+            None: the model calls every pixel a surface.
+    """
+    if limit is None:
+        return expand(contracted), torch.ones_like(contracted, dtype=torch.bool)
+    return expand(contracted.clamp(max=limit)), contracted < limit
+
+
 def valid_depth(depth: Tensor, mask: Tensor | None = None) -> Tensor:
     """bool, shape of ``depth``: finite, positive and not masked out."""
     valid = torch.isfinite(depth) & (depth > 0)

@@ -74,9 +74,13 @@ class Frame:
             depth = F.interpolate(depth, (self.scaled_height, self.scaled_width), mode="nearest-exact")
         return F.pad(depth, self._padding(), value=float("nan"))
 
+    def crop(self, maps: Tensor) -> Tensor:
+        """(B, C, grid_height, grid_width) -> (B, C, scaled_height, scaled_width): the padding taken off."""
+        return maps[..., : self.scaled_height, : self.scaled_width]
+
     def restore(self, maps: Tensor, mode: str = "bilinear") -> Tensor:
         """(B, C, grid_height, grid_width) -> (B, C, height, width): crop the padding, undo the scaling."""
-        maps = maps[..., : self.scaled_height, : self.scaled_width]
+        maps = self.crop(maps)
         if (self.scaled_height, self.scaled_width) == (self.height, self.width):
             return maps
         if mode == "nearest":

@@ -125,6 +125,9 @@ class SamplerConfig:
     """Tilt of the joint path: > 0 image first, 0 diagonal, < 0 depth first."""
     refine_depth: bool = False
     """A second image-to-depth pass on the generated image."""
+    edge_radius: int = 0
+    """Decoded depth follows the image's edges, by windows of this radius in pixels inside the model; 0: it
+    stays as the model wrote it (the released behaviour). For models whose patches show: ``codecs.edges``."""
     width: int = 512
     height: int = 512
 
@@ -210,6 +213,11 @@ class DepthConfig:
     def __post_init__(self) -> None:
         if self.sky not in ("missing", "far"):
             raise UserError(f"depth.sky is {self.sky!r}; known: missing, far")
+
+    @property
+    def sky_limit(self) -> float | None:
+        """Contracted values from here on are sky; None: the model calls every pixel a surface."""
+        return self.far_threshold if self.sky == "far" else None
 
 
 @dataclass(frozen=True)

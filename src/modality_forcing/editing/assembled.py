@@ -9,7 +9,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from modality_forcing.codecs.depth import contract, expand, patchify, unpatchify
+from modality_forcing.codecs.depth import contract, patchify, surfaces, unpatchify
+from modality_forcing.codecs.edges import along_edges
 from modality_forcing.codecs.frame import Frame
 from modality_forcing.codecs.image import encode_image, pixels_to_tensor
 from modality_forcing.config import ModelConfig, SamplerConfig
@@ -37,10 +38,19 @@ class Assembled(Protocol):
     @property
     def _cell(self) -> int: ...
     def _settings(
-        self, task: str, steps: int | None, guidance: float, log2_alpha: float | None, refine: bool
+        self,
+        task: str,
+        steps: int | None,
+        guidance: float,
+        log2_alpha: float | None,
+        refine: bool,
+        *,
+        edge_radius: int | None,
     ) -> Settings: ...
     def _decode_image(self, tokens: Tensor, frame: Frame) -> np.ndarray: ...
-    def _decode_depth(self, tokens: Tensor, frame: Frame) -> tuple[np.ndarray, np.ndarray]: ...
+    def _decode_depth(
+        self, tokens: Tensor, frame: Frame, image: np.ndarray, edge_radius: int
+    ) -> tuple[np.ndarray, np.ndarray]: ...
     def _provenance(self, settings: Settings, item: Item) -> dict[str, Any]: ...
 
 
@@ -56,15 +66,23 @@ def image_item(pipeline: Assembled, image: np.ndarray, area: int, prompt: str, s
     return Item(frame, start, prompt, seed)
 
 
-def grid_depth(pipeline: Assembled, tokens: Tensor, frame: Frame) -> np.ndarray:
+def grid_depth(
+    pipeline: Assembled, tokens: Tensor, frame: Frame, image: np.ndarray, edge_radius: int
+) -> np.ndarray:
     """Depth tokens (1, N, C) to a relative map, float32 (H, W) of the grid, positive and finite.
 
-    What the model calls sky is as far as the farthest surface: its own number, 10,000 times the mean, would
-    drown every comparison with a measurement.
+    ``image``, uint8 of the frame's outer size, gives the edges where ``edge_radius`` is not 0. What the model
+    calls sky is as far as the farthest surface: its own number, 10,000 times the mean, would drown every
+    comparison with a measurement.
     """
-    z = unpatchify(tokens.float().cpu(), frame.rows, frame.cols, pipeline._cell)[0]
-    depth = pipeline.config.depth
-    found: np.ndarray = expand(z.clamp(max=depth.far_threshold) if depth.sky == "far" else z).numpy()
+    z = unpatchify(tokens.float().cpu(), frame.rows, frame.cols, pipeline._cell)[:, None]
+    limit = pipeline.config.depth.sky_limit
+    if edge_radius:
+        grid = Frame.exact(frame.grid_width, frame.grid_height, frame.cell)
+        depth, _ = along_edges(z, frame.scale_image(pixels_to_tensor(image)), grid, edge_radius, limit)
+    else:
+        depth, _ = surfaces(z, limit)
+    found: np.ndarray = depth[0, 0].numpy()
     return found
 
 

@@ -72,6 +72,7 @@ class Completion:
         steps: int | None = None,
         guidance: float | None = None,
         size: tuple[int, int] | None = None,
+        edge_radius: int | None = None,
         fov_x: float | None = None,
         fov_y: float | None = None,
         intrinsics: Intrinsics = None,
@@ -107,7 +108,12 @@ class Completion:
         """
         d = self.sampler_defaults
         settings = self._settings(
-            "complete", steps, d.guidance_i2d if guidance is None else guidance, None, False
+            "complete",
+            steps,
+            d.guidance_i2d if guidance is None else guidance,
+            None,
+            False,
+            edge_radius=edge_radius,
         )
         if blend not in BLENDS:
             raise UserError(f"blend is {blend!r}; right is {' or '.join(BLENDS)}")
@@ -138,7 +144,8 @@ class Completion:
         grip = sparse.GRIP if blend == "exact" else sparse.SOFT_GRIP
         again = []
         for scene, x in zip(scenes, found, strict=True):
-            _adjust(scene, grid_depth(self, x.depth, scene.item.frame), drop_outliers, grip)
+            relative = grid_depth(self, x.depth, scene.item.frame, scene.image, settings.edge_radius)
+            _adjust(scene, relative, drop_outliers, grip)
             again.append(_second(scene, self._cell, self.device))
         tail = image_to_depth_schedule(settings.steps, flow, start=RESTART)
         found = self.engine.run(again, tail, settings.pull, on_step, batch_size)
@@ -146,8 +153,9 @@ class Completion:
         results = []
         for scene, camera, x in zip(scenes, cameras, found, strict=True):
             first = scene.residual
-            _adjust(scene, grid_depth(self, x.depth, scene.item.frame), False, grip)
-            depth, mask = _outer(scene), self._decode_depth(x.depth, scene.item.frame)[1]
+            frame, radius = scene.item.frame, settings.edge_radius
+            _adjust(scene, grid_depth(self, x.depth, frame, scene.image, radius), False, grip)
+            depth, mask = _outer(scene), self._decode_depth(x.depth, frame, scene.image, radius)[1]
             finite = np.isfinite(scene.given)
             honoured = finite & ~_outside(scene.dropped, scene.item.frame, scene.given)
             if blend == "exact":

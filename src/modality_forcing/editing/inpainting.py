@@ -93,6 +93,7 @@ class Inpainting:
         guidance: float | None = None,
         size: tuple[int, int] | None = None,
         log2_alpha: float | None = DEFAULT,
+        edge_radius: int | None = None,
         fov_x: float | None = None,
         fov_y: float | None = None,
         intrinsics: Intrinsics = None,
@@ -133,6 +134,7 @@ class Inpainting:
             d.guidance if guidance is None else guidance,
             d.log2_alpha if log2_alpha is DEFAULT else log2_alpha,
             False,
+            edge_radius=edge_radius,
         )
         if feather is not None:
             check_number("feather", feather, 0, MAX_SIDE)
@@ -173,7 +175,9 @@ class Inpainting:
             items = [scene.clean for scene in unknown]
             found = self.engine.run(items, schedule, Guidance(d.guidance_i2d), on_step, batch_size)
             for scene, x in zip(unknown, found, strict=True):
-                values, mask = self._decode_depth(x.depth, scene.clean.frame)
+                values, mask = self._decode_depth(
+                    x.depth, scene.clean.frame, scene.image, settings.edge_radius
+                )
                 scene.depth = np.where(mask, values, np.inf).astype(np.float32)
 
         flow, count = self.config.flow, settings.steps
@@ -193,7 +197,7 @@ class Inpainting:
                 scene = scenes[i]
                 width = _feather(item.frame) if feather is None else int(feather)
                 rgb = _image(self, scene, item, x.rgb, width)
-                depth, mask = _depth(self, scene, item, x.depth, rgb)
+                depth, mask = _depth(self, scene, item, x.depth, rgb, settings.edge_radius)
                 note = {
                     "made_rgb": float(scene.new_rgb.mean()),
                     "made_depth": float(scene.new_depth.mean()),
@@ -274,7 +278,7 @@ def _image(pipeline: Assembled, scene: _Scene, item: Item, tokens: torch.Tensor,
 
 
 def _depth(
-    pipeline: Assembled, scene: _Scene, item: Item, tokens: torch.Tensor, rgb: np.ndarray
+    pipeline: Assembled, scene: _Scene, item: Item, tokens: torch.Tensor, rgb: np.ndarray, edge_radius: int
 ) -> tuple[np.ndarray, np.ndarray]:
     """The known depth as it was given, the new part bent to meet it; and the mask. (H, W) of the picture."""
     assert scene.depth is not None
@@ -284,7 +288,7 @@ def _depth(
     out = np.zeros(known.shape, np.float32)
     mask = solid.copy()
     if scene.new_depth.any():
-        plain = grid_depth(pipeline, tokens, frame)
+        plain = grid_depth(pipeline, tokens, frame, rgb, edge_radius)
         points = _on_grid(np.where(solid, scene.depth, np.nan), frame) / unit
         use = sparse.measured(points)
         errors = np.log(np.where(use, points, 1.0).astype(np.float64) / np.where(use, plain, 1.0))
@@ -293,7 +297,7 @@ def _depth(
         plain = plain * np.exp(sparse.spread(errors, use, plain, picture.permute(1, 2, 0).numpy()))
         z = contract(torch.from_numpy(plain.astype(np.float32)))[None, None]
         out = expand(frame.restore(z)[0, 0]).numpy() * unit
-        mask |= scene.new_depth & pipeline._decode_depth(tokens, frame)[1]
+        mask |= scene.new_depth & pipeline._decode_depth(tokens, frame, rgb, edge_radius)[1]
     out[solid] = scene.depth[solid]
     # Known sky: as far as the farthest surface, and masked.
     out[known & ~solid] = out[mask].max() if mask.any() else unit

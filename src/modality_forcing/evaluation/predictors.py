@@ -85,6 +85,7 @@ class PipelinePredictor:
             "steps": steps,
             "guidance": self.options.get("guidance", defaults.guidance_i2d),
             "size": self.options.get("size"),
+            "edge_radius": self.options.get("edge_radius", defaults.edge_radius),
             "device": str(pipeline.device),
             "dtype": str(pipeline.engine.transformer.dtype).removeprefix("torch."),
         }

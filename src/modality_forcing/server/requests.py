@@ -14,6 +14,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, create_model
 from modality_forcing.errors import UserError
 from modality_forcing.inputs import (
     MAX_ALPHA,
+    MAX_EDGE_RADIUS,
     MAX_GUIDANCE,
     MAX_PROMPT,
     MAX_SEED,
@@ -79,6 +80,15 @@ FURTHER: dict[str, tuple[Any, Any]] = {
     ),
     "guide_image_only": (bool | None, Field(None, description="The prompt's pull acts on the image alone.")),
     "refine_depth": (bool | None, Field(None, description="Estimate the depth again from the image.")),
+    "edge_radius": (
+        int | None,
+        Field(
+            None,
+            ge=0,
+            le=MAX_EDGE_RADIUS,
+            description="Depth follows the image's edges, in such windows; 0: off.",
+        ),
+    ),
     "depth_kind": (
         Literal["depth", "disparity"] | None,
         Field(None, description="What the numbers mean where the file does not say."),

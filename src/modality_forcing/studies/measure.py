@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from modality_forcing.codecs.depth import expand
+from modality_forcing.codecs.depth import expand, surfaces
 from modality_forcing.codecs.depth_latent import decode_latent_depth, encode_latent_depth
 from modality_forcing.codecs.frame import Frame
 from modality_forcing.data.shards import ShardSet
@@ -57,11 +57,12 @@ class Measured:
 class LatentDepthPipeline(Pipeline):
     """A pipeline around a model whose depth tokens are the autoencoder's code (image to depth only)."""
 
-    def _decode_depth(self, tokens: torch.Tensor, frame: Frame) -> tuple[np.ndarray, np.ndarray]:
+    def _decode_depth(
+        self, tokens: torch.Tensor, frame: Frame, image: np.ndarray, edge_radius: int
+    ) -> tuple[np.ndarray, np.ndarray]:
         contracted = decode_latent_depth(tokens, frame.rows, frame.cols, self.autoencoder).cpu()
-        restored = frame.restore(contracted[:, None])[0, 0]
-        limit = self.config.depth.far_threshold
-        return expand(restored.clamp(max=limit)).numpy(), (restored < limit).numpy()
+        depth, mask = surfaces(frame.restore(contracted[:, None])[0, 0], self.config.depth.far_threshold)
+        return depth.numpy(), mask.numpy()
 
 
 def measure(

@@ -140,6 +140,12 @@ CONTROLS: dict[str, Control] = {
         _to_bool,
         _from_bool,
     ),
+    "edge_radius": _number(
+        "edges",
+        "Follow edges",
+        "Depth jumps where the picture does: pixels around each that are looked at. 0: off.",
+        kind=int,
+    ),
     "width": _number("width", "Width", "Pixels, goes with the height.", kind=int),
     "height": _number("height", "Height", "Pixels, goes with the width.", kind=int),
     "depth_kind": Control(
