@@ -42,6 +42,7 @@ def commands(options: argparse.Namespace) -> dict[str, list[str]]:
             runs[f"{name}-{predictor}"] = [*words, "--predictor", predictor]
     for steps in (1, 4):
         runs[f"test-{steps}-steps"] = [*runs["test"], "--steps", str(steps)]
+    runs["test-no-edges"] = [*runs["test"], "--edge-radius", "0"]
     runs["test-captions"] = [*runs["test"], "--caption"]
     runs["joint"] = ["joint", "--limit", str(options.images), *model]
     runs["control"] = ["control", "--limit", str(options.count), *model]

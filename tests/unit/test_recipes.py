@@ -64,8 +64,11 @@ def test_tiny_and_the_stages_of_lowpoly_are_there():
         "runs/forcing",
         "runs/onward/look",
         "runs/onward/open",
+        "runs/onward/long",
     ]
-    assert {stage.config.forcing.teacher for stage in onward} == {"runs/forcing"}
+    assert [stage.config.forcing.teacher for stage in onward] == ["runs/forcing"] * 3 + ["runs/onward/long"]
+    assert [source.weight for source in onward[-1].config.data.sources] == [0.6, 0.4]
+    assert onward[-1].config.data.sensors == onward[0].config.data.sensors
     assert (onward[-1].config.forcing.p_i2d, onward[-1].config.forcing.p_d2i) == (0.2, 0.2)
     stages = read_recipe(find_recipe("tiny"), "x").stages
     assert [stage.config.stage for stage in stages] == ["autoencoder", "t2i", "forcing"]
