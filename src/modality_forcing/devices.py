@@ -55,6 +55,19 @@ def resolve_dtype(name: str | torch.dtype | None, device: torch.device) -> torch
     return known[text]
 
 
+def emulates_bfloat16(device: torch.device) -> bool:
+    """Whether ``device`` is a CPU known to have no bfloat16 instructions, on which float32 is faster.
+
+    False when PyTorch cannot tell.
+    """
+    capabilities = getattr(torch.cpu, "get_capabilities", None)  # newer than the oldest PyTorch we run on
+    if device.type != "cpu" or capabilities is None:
+        return False
+    known = capabilities()
+    names = [name for name in ("avx512_bf16", "amx_bf16", "bf16", "sve_bf16") if name in known]
+    return bool(names) and not any(known[name] for name in names)
+
+
 @contextmanager
 def memory_advice() -> Iterator[None]:
     """Turn running out of memory, on whatever device, into advice.

@@ -101,6 +101,9 @@ CASES: dict[str, tuple[str, Callable[[Path], Arguments]]] = {
     "tilt huge": ("--log2-alpha is", lambda _: joint("--log2-alpha", 1e9)),
     "edge ratio nan": ("--edge-rtol is nan", lambda _: joint("--edge-rtol", "nan")),
     "edge ratio negative": ("--edge-rtol is -1", lambda _: joint("--edge-rtol", -1)),
+    "edge radius negative": ("--edge-radius is -1", lambda _: joint("--edge-radius", -1)),
+    "edge radius huge": ("--edge-radius is 4096", lambda _: joint("--edge-radius", 4096)),
+    "edge radius text": ("--edge-radius", lambda _: joint("--edge-radius", "wide")),
     "no points": ("--max-points is 0", lambda _: joint("--max-points", 0)),
     # camera
     "fov 190": ("--fov-x is 190", lambda _: joint("--fov-x", 190)),

@@ -78,6 +78,18 @@ def test_tiny_goes_from_nothing_to_a_model(mf: Run, work: Path) -> None:
     assert "--resume" in refused.err
 
 
+@pytest.mark.parametrize(("precision", "told"), [("bf16", 1), ("fp32", 0)])
+def test_bfloat16_on_a_cpu_without_it_is_pointed_out(
+    precision: str, told: int, mf: Run, work: Path, shards: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("modality_forcing.cli.train_run.emulates_bfloat16", lambda device: True)
+    stages = [{"stage": "autoencoder"}, {"stage": "t2i"}]  # autoencoders compute in float32 on CPUs anyhow
+    result = mf("train", recipe(work, shards, stages=stages, steps=1, precision=precision), "--out", "run")
+    assert result.code == 0, result.err
+    assert result.err.count("t2i: this CPU has no bfloat16 instructions; precision=fp32 is faster") == told
+    assert result.err.count("bfloat16") == told
+
+
 @pytest.mark.slow
 def test_a_stopped_run_goes_on_in_its_stage(
     mf: Run, work: Path, shards: Path, monkeypatch: pytest.MonkeyPatch

@@ -1,10 +1,11 @@
-"""Toy training runs that several files start from."""
+"""Toy training runs that several files start from, and what they must not leave behind."""
 
 from __future__ import annotations
 
 from dataclasses import replace
 
 import pytest
+import torch
 
 from modality_forcing.config import (
     CheckpointConfig,
@@ -16,6 +17,14 @@ from modality_forcing.config import (
 )
 from modality_forcing.presets import TINY
 from modality_forcing.training.trainer import Trainer, finish_autoencoder
+
+
+@pytest.fixture(autouse=True)
+def _restore_threads():
+    """A trainer sets PyTorch's number of threads for the whole process."""
+    before = torch.get_num_threads()
+    yield
+    torch.set_num_threads(before)
 
 
 @pytest.fixture(scope="module")

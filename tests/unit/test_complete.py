@@ -13,6 +13,7 @@ from modality_forcing.errors import UserError
 from modality_forcing.flow.held import Held
 from modality_forcing.flow.schedule import image_to_depth_schedule
 from modality_forcing.geometry import completion as sparse
+from modality_forcing.geometry.alignment import align_affine_l1
 from modality_forcing.io.point_files import read_points
 
 
@@ -103,6 +104,17 @@ def test_fit_with_few_points_is_a_scale(scene):
     points[40, 40], points[3, 3] = 3.0 * scene[40, 40], 3.0 * scene[3, 3]
     found = sparse.fit(scene, points, sparse.measured(points))
     assert (found.scale, found.shift) == (pytest.approx(3.0), 0.0)
+
+
+def test_near_points_alone_do_not_bend_the_far_part(scene):
+    """A wavy estimate of near things: a shift fits them a little better and squeezes what lies behind."""
+    truth = 4.0 * scene
+    wavy = scene * (1 + 0.03 * np.sin(2 * np.arange(scene.shape[0]))[:, None])
+    near = (scene < 2.6) & (scene > 1.5)
+    free = align_affine_l1(wavy[near], truth[near], weights=1 / truth[near])
+    assert free.shift > 0.6
+    found = sparse.fit(wavy, truth, near)
+    assert (found.scale, found.shift) == (pytest.approx(4.0, rel=0.01), pytest.approx(0.0, abs=1e-6))
 
 
 def test_fit_never_turns_the_scene_inside_out(scene):

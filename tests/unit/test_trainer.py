@@ -29,13 +29,6 @@ from modality_forcing.training.trainer import Trainer
 STAGES = ["autoencoder", "t2i", "forcing"]
 
 
-@pytest.fixture(autouse=True)
-def _restore_threads():
-    before = torch.get_num_threads()
-    yield
-    torch.set_num_threads(before)
-
-
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
 @pytest.mark.parametrize("stage", STAGES)
 def test_a_resumed_run_is_the_uninterrupted_one_to_the_bit(stage, precision, configs, tmp_path):

@@ -8,18 +8,9 @@ import pytest
 import torch
 from trainers import differing, measured
 
-from modality_forcing.config import (
-    ForcingConfig,
-)
+from modality_forcing.config import ForcingConfig
 from modality_forcing.errors import UserError
 from modality_forcing.training.trainer import Trainer, load_weights
-
-
-@pytest.fixture(autouse=True)
-def _restore_threads():
-    before = torch.get_num_threads()
-    yield
-    torch.set_num_threads(before)
 
 
 def test_only_measured_depth_matters(configs, tmp_path):

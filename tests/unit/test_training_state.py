@@ -31,13 +31,6 @@ from modality_forcing.training.signals import Signals
 from modality_forcing.training.trainer import Trainer
 
 
-@pytest.fixture(autouse=True)
-def _restore_threads():
-    before = torch.get_num_threads()
-    yield
-    torch.set_num_threads(before)
-
-
 @pytest.fixture(scope="module")
 def config(small_shards) -> TrainConfig:
     """The autoencoder stage: convolutions in channels-last order, buffers, two optimizers."""

@@ -131,7 +131,11 @@ def devices(report: Report) -> None:
         )
         return
     report.add("pytorch build", f"CUDA {torch.version.cuda}" if torch.version.cuda else "without CUDA")
-    report.add("device cpu", f"{torch.get_num_threads()} threads")
+    from modality_forcing.devices import emulates_bfloat16
+
+    slow = ", no bfloat16 instructions: train with precision=fp32"
+    emulates = emulates_bfloat16(torch.device("cpu"))
+    report.add("device cpu", f"{torch.get_num_threads()} threads{slow if emulates else ''}")
     for number in range(torch.cuda.device_count()):
         card = torch.cuda.get_device_properties(number)
         report.add(f"device cuda:{number}", f"{card.name}, {card.total_memory / 2**30:.0f} GiB")

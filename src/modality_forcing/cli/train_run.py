@@ -19,6 +19,7 @@ from modality_forcing.cli.monitor import Monitor, Parts, read_validation, save_p
 from modality_forcing.cli.train_view import View
 from modality_forcing.config import MakeConfig
 from modality_forcing.data.lowpoly.shards import make_shards
+from modality_forcing.devices import emulates_bfloat16
 from modality_forcing.errors import OutOfMemoryError, UserError
 from modality_forcing.training import state
 from modality_forcing.training.distributed import World, current_world, plan_mesh
@@ -131,6 +132,8 @@ def _run_stage(stage: Stage, view: View, world: World, *, resume: bool) -> bool:
     monitor = Monitor(config, read_validation(config.log))
     view.say(f"{stage.name}: reading data and building the model")
     trainer = Trainer(config, stage.folder, resume=resume)
+    if config.precision == "bf16" and config.stage != "autoencoder" and emulates_bfloat16(world.device):
+        view.say(f"{stage.name}: this CPU has no bfloat16 instructions; precision=fp32 is faster here")
     sinks = open_sinks(stage.folder, config, trainer.step) if world.first else Sinks()
     view.stage(stage.name, config.steps, trainer.step)
 

@@ -15,6 +15,9 @@ from modality_forcing.geometry.alignment import Alignment, align_affine_l1, alig
 
 MIN_AFFINE = 8
 """Points from which a shift is fitted beside the scale."""
+SHIFT_COST = 0.08
+"""Mean relative error that a shift as large as the median measurement must save. A free shift follows points
+that are all near and throws the far part of the scene about."""
 MIN_SLOPE = 0.1
 """Least affine scale, as a share of the scale alone: below it the fit would make a flat wall of the scene."""
 NEIGHBOURS = 8
@@ -63,8 +66,9 @@ def thinned(points: np.ndarray, inside: tuple[int, int], shape: tuple[int, int])
 
 
 def fit(dense: np.ndarray, points: np.ndarray, usable: np.ndarray) -> Alignment:
-    """``scale * dense + shift`` ~ ``points``: least sum of relative errors |s d + b - g| / g, exactly.
+    """``scale * dense + shift`` ~ ``points``: least mean |s d + b - g| / g + ``SHIFT_COST`` |b| / median g.
 
+    The least value is found exactly: the second term is one more observation, of depth 0 at relative depth 0.
     Half of the points may be wrong for the scale alone (the median of g / d), which is taken when there are
     fewer than ``MIN_AFFINE`` points, or when the affine fit would flatten the scene, turn it inside out or
     put a pixel of it behind the camera.
@@ -81,7 +85,8 @@ def fit(dense: np.ndarray, points: np.ndarray, usable: np.ndarray) -> Alignment:
     plain = align_scale(d, g)
     if len(g) < MIN_AFFINE:
         return plain
-    affine = align_affine_l1(d, g, weights=1.0 / g)
+    cost = SHIFT_COST * len(g) / float(np.median(g))
+    affine = align_affine_l1(np.append(d, 0.0), np.append(g, 0.0), weights=np.append(1.0 / g, cost))
     nearest = affine.scale * float(dense[np.isfinite(dense) & (dense > 0)].min()) + affine.shift
     if affine.scale <= MIN_SLOPE * plain.scale or nearest <= 0.25 * float(g.min()):
         return plain
