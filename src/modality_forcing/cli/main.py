@@ -87,7 +87,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             raise KeyboardInterrupt
         return result if isinstance(result, int) else 0
     except _USAGE_ERROR as error:
-        return _fail(error.format_message(), EXIT_BAD_INPUT)
+        return _fail(usage_message(error), EXIT_BAD_INPUT)
     except UserError as error:
         return _fail(str(error), EXIT_BAD_INPUT)
     except (OutOfMemoryError, TrainingError) as error:
@@ -109,6 +109,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _fail(message: str, code: int) -> int:
     print(f"error: {one_line(message)}", file=sys.stderr)
     return code
+
+
+def usage_message(error: Any) -> str:
+    """What typer says of a wrong command line, and the wrong value, which newer versions leave in the cause."""
+    message = error.format_message()
+    details = getattr(error.__cause__, "errors", None)
+    wrong = details()[0].get("input") if callable(details) else None
+    return f"{message}; it is {wrong!r}" if isinstance(wrong, str) and repr(wrong) not in message else message
 
 
 def one_line(message: str) -> str:
