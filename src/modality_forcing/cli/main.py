@@ -112,7 +112,7 @@ def _fail(message: str, code: int) -> int:
 
 
 def usage_message(error: Any) -> str:
-    """What typer says of a wrong command line, and the wrong value, which newer versions leave in the cause."""
+    """What typer says of a wrong command line, and the wrong value, which newer versions leave out."""
     message = error.format_message()
     details = getattr(error.__cause__, "errors", None)
     wrong = details()[0].get("input") if callable(details) else None
