@@ -193,6 +193,17 @@ def test_known_pixels_come_back_and_the_rest_is_near(pipeline, scene):
     assert note["residual"] > 0
 
 
+def test_flipped_and_read_only_arrays_are_as_good_as_others(pipeline, scene):
+    """BGR to RGB is a view with negative strides; Pillow's arrays cannot be written to."""
+    (image,) = images_of(1, scene.shape)
+    points = some(scene, 0.1)
+    (wanted,) = pipeline.complete(image, points, seed=0)
+    flipped, frozen = image[..., ::-1].copy()[..., ::-1], points[::-1].copy()[::-1]
+    frozen.setflags(write=False)
+    (result,) = pipeline.complete(flipped, frozen, seed=0)
+    np.testing.assert_array_equal(result.depth, wanted.depth)
+
+
 def test_smooth_blend_returns_the_map_at_known_pixels_too(pipeline, scene):
     (image,) = images_of(1, scene.shape)
     points = some(scene, 0.3)

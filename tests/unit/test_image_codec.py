@@ -40,6 +40,21 @@ def test_one_picture_becomes_a_batch_and_channels_keep_their_order():
     assert tensor[0, :, 1, 2].tolist() == pytest.approx([1.0, -1.0, 128 / 127.5 - 1], abs=1e-6)
 
 
+@pytest.mark.filterwarnings("error")
+def test_arrays_that_pytorch_cannot_hold_are_copied():
+    pixels = np.random.default_rng(0).integers(0, 256, (4, 5, 3), dtype=np.uint8)
+    wanted = codec.pixels_to_tensor(pixels[..., ::-1].copy())
+    frozen = pixels[..., ::-1].copy()
+    frozen.setflags(write=False)
+    before = torch.is_warn_always_enabled()
+    torch.set_warn_always(True)  # the warning about read-only arrays comes once per process otherwise
+    try:
+        for view in (pixels[..., ::-1], frozen, np.asfortranarray(frozen)):
+            assert torch.equal(codec.pixels_to_tensor(view), wanted)
+    finally:
+        torch.set_warn_always(before)
+
+
 def test_values_out_of_range_are_clamped():
     assert codec.tensor_to_pixels(torch.full((1, 3, 2, 2), 7.0)).min() == 255
     assert codec.tensor_to_pixels(torch.full((1, 3, 2, 2), -7.0)).max() == 0

@@ -25,7 +25,8 @@ def pixels_to_tensor(pixels: np.ndarray) -> Tensor:
         raise UserError(
             f"an image must be uint8 (H, W, 3) or (B, H, W, 3); got {pixels.dtype} {pixels.shape}"
         )
-    batch = torch.from_numpy(np.ascontiguousarray(pixels.reshape(-1, *pixels.shape[-3:])))
+    # A copy of views that PyTorch cannot hold: flipped ones (BGR to RGB) and read-only ones (from Pillow).
+    batch = torch.from_numpy(np.require(pixels.reshape(-1, *pixels.shape[-3:]), requirements=("C", "W")))
     return batch.permute(0, 3, 1, 2).float() / 127.5 - 1.0
 
 

@@ -181,7 +181,8 @@ class Completion:
 def _scene(image: np.ndarray, given: np.ndarray, item: Item) -> _Scene:
     frame = item.frame
     shape = (frame.grid_height, frame.grid_width)
-    grid = frame.scale_image(torch.from_numpy(image).permute(2, 0, 1)[None].float())[0]
+    pixels = np.moveaxis(image, -1, 0)[None].astype(np.float32)
+    grid = frame.scale_image(torch.from_numpy(pixels))[0]
     points = sparse.thinned(given, (frame.scaled_height, frame.scaled_width), shape)
     return _Scene(
         image, given, item, grid.permute(1, 2, 0).numpy(),
