@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import unicodedata
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from numbers import Integral, Real
+from typing import Any
 
 import numpy as np
 
@@ -20,9 +22,34 @@ MAX_EDGE_RADIUS = 64  # pixels inside the model: four patches
 
 
 def check_number(name: str, value: float, low: float, high: float) -> None:
-    """Refuse NaN and anything outside [low, high]."""
+    """Refuse what is no number, NaN and anything outside [low, high]."""
+    if not isinstance(value, Real):
+        raise UserError(f"{name} is {value!r}; a number from {low:g} to {high:g} is needed")
     if not low <= value <= high:
         raise UserError(f"{name} is {value}; it must lie between {low:g} and {high:g}")
+
+
+def check_whole(name: str, value: float, low: int, high: int) -> int:
+    """``value`` as int; refuse what :func:`check_number` refuses, and fractions."""
+    check_number(name, value, low, high)
+    if value != int(value):
+        raise UserError(f"{name} is {value}; a whole number from {low} to {high} is needed")
+    return int(value)
+
+
+def listed(name: str, given: Any, dimensions: int) -> list:
+    """One input or several as a list: an array of no more than ``dimensions`` is one, as is any single thing.
+
+    Nothing is said yet of what they are.
+
+    Raises:
+        UserError: none is given.
+    """
+    small = isinstance(given, np.ndarray) and given.ndim <= dimensions
+    several = [given] if small or isinstance(given, str) or not isinstance(given, Iterable) else list(given)
+    if not several:
+        raise UserError(f"no {name} is given; give one or several")
+    return several
 
 
 def check_prompt(text: str) -> str:
@@ -42,16 +69,21 @@ def check_prompt(text: str) -> str:
 
 def check_size(size: tuple[int, int]) -> tuple[int, int]:
     """(width, height), each ``MIN_SIDE`` to ``MAX_SIDE`` pixels."""
-    for name, value in zip(("width", "height"), size, strict=True):
-        check_number(name, value, MIN_SIDE, MAX_SIDE)
-    return size
+    if not isinstance(size, Sequence) or len(size) != 2:
+        raise UserError(f"size is {size!r}; (width, height) in pixels is needed")
+    width, height = size
+    return check_whole("width", width, MIN_SIDE, MAX_SIDE), check_whole("height", height, MIN_SIDE, MAX_SIDE)
 
 
 def check_image(image: np.ndarray) -> None:
     """uint8 (H, W, 3)."""
     if not isinstance(image, np.ndarray) or image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3:
         what = f"{image.dtype} {image.shape}" if isinstance(image, np.ndarray) else type(image).__name__
-        raise UserError(f"an image is {what}; a uint8 array (H, W, 3) is needed")
+        raise UserError(f"an image is {what}; a uint8 array (H, W, 3) is needed{_hint(image)}")
+
+
+def _hint(image: object) -> str:
+    return ", as np.asarray(image.convert('RGB'))" if hasattr(image, "convert") else ""
 
 
 def check_depth(
@@ -97,21 +129,26 @@ def pair_up(
     Raises:
         UserError: numbers that do not fit, or a seed outside 0 .. 2^63 - 1.
     """
-    prompts = [prompt] if isinstance(prompt, str) else list(prompt)
-    num = count or (len(seed) if isinstance(seed, Sequence) and len(prompts) == 1 else len(prompts))
-    if len(prompts) == 1:
-        prompts *= num
-    if len(prompts) != num or num == 0:
-        raise UserError(f"{len(prompts)} prompts for {num} items; give one, or one for each")
+    prompts = listed("prompt", prompt, 0)
+    for text in prompts:
+        if not isinstance(text, str):
+            raise UserError(f"a prompt is {type(text).__name__}; text is needed")
     if seed is None:
         seed = int(np.random.SeedSequence().generate_state(1, np.uint32)[0])
-    seeds = [seed + i for i in range(num)] if isinstance(seed, int) else [int(s) for s in seed]
+    first = seed if isinstance(seed, Integral) else None
+    given = [] if first is not None else listed("seed", seed, 0)
+    num = count or (len(given) if given and len(prompts) == 1 else len(prompts))
+    if len(prompts) == 1:
+        prompts *= num
+    if len(prompts) != num:
+        raise UserError(f"{len(prompts)} prompts for {num} items; give one, or one for each")
+    seeds = given if first is None else [first + i for i in range(num)]
     if len(seeds) != num:
         raise UserError(f"{len(seeds)} seeds for {num} items; give one, or one for each")
     for value in seeds:
-        if not 0 <= value <= MAX_SEED:
+        if not isinstance(value, Integral) or not 0 <= value <= MAX_SEED:
             raise UserError(f"seed is {value}; a seed is a whole number from 0 to 2^63 - 1")
-    return prompts, seeds
+    return prompts, [int(value) for value in seeds]
 
 
 def area_of(size: tuple[int, int]) -> int:
@@ -122,7 +159,7 @@ def area_of(size: tuple[int, int]) -> int:
 
 def chunks(kinds: Sequence[object], size: int) -> list[slice]:
     """Slices of neighbours of one kind, at most ``size`` long, that cover all items."""
-    check_number("batch_size", size, 1, 10_000)
+    size = check_whole("batch_size", size, 1, 10_000)
     slices: list[slice] = []
     for i, kind in enumerate(kinds):
         if slices and i - slices[-1].start < size and kinds[slices[-1].start] == kind:

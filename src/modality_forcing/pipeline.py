@@ -33,11 +33,7 @@ from modality_forcing.editing.inpainting import Inpainting
 from modality_forcing.engine import Engine, Item, OnStep, Settings
 from modality_forcing.errors import UserError
 from modality_forcing.flow.guidance import Guidance
-from modality_forcing.flow.schedule import (
-    depth_to_image_schedule,
-    image_to_depth_schedule,
-    joint_schedule,
-)
+from modality_forcing.flow.schedule import depth_to_image_schedule, image_to_depth_schedule, joint_schedule
 from modality_forcing.geometry.camera import resolve_camera
 from modality_forcing.inputs import (
     MAX_ALPHA,
@@ -49,6 +45,8 @@ from modality_forcing.inputs import (
     check_image,
     check_number,
     check_size,
+    check_whole,
+    listed,
     pair_up,
 )
 from modality_forcing.model.autoencoder import Autoencoder
@@ -283,7 +281,7 @@ class Pipeline(Completion, Inpainting):
         d = self.sampler_defaults
         pull = d.guidance_i2d if guidance is None else guidance
         settings = self._settings("i2d", steps, pull, None, False, edge_radius=edge_radius)
-        images = [image] if isinstance(image, np.ndarray) and image.ndim == 3 else list(image)
+        images = listed("image", image, 3)
         for picture in images:
             check_image(picture)
         prompts, seeds = pair_up(prompt, seed, len(images))
@@ -344,7 +342,7 @@ class Pipeline(Completion, Inpainting):
             guidance_depth=d.guidance_depth if guidance_depth is None else guidance_depth,
             edge_radius=0,  # no depth is decoded
         )  # fmt: skip
-        maps = [depth] if isinstance(depth, np.ndarray) and depth.ndim == 2 else list(depth)
+        maps = listed("depth map", depth, 2)
         masks = [mask] * len(maps) if mask is None or isinstance(mask, np.ndarray) else list(mask)
         if len(masks) != len(maps):
             raise UserError(f"{len(masks)} masks for {len(maps)} depth maps")
@@ -390,16 +388,15 @@ class Pipeline(Completion, Inpainting):
     ) -> Settings:
         if steps is None:
             steps = self.sampler_defaults.steps_of(task)
-        check_number("steps", steps, 1, MAX_STEPS)
+        steps = check_whole("steps", steps, 1, MAX_STEPS)
         check_number("guidance", guidance, 0.0, MAX_GUIDANCE)
         check_number("guidance_depth", guidance_depth, 0.0, MAX_GUIDANCE)
         if log2_alpha is not None:
             check_number("log2_alpha", log2_alpha, -MAX_ALPHA, MAX_ALPHA)
         radius = self.sampler_defaults.edge_radius if edge_radius is None else edge_radius
-        check_number("edge_radius", radius, 0, MAX_EDGE_RADIUS)
+        radius = check_whole("edge_radius", radius, 0, MAX_EDGE_RADIUS)
         return Settings(
-            task, int(steps), float(guidance), log2_alpha, refine, float(guidance_depth), guide_image_only,
-            int(radius),
+            task, steps, float(guidance), log2_alpha, refine, float(guidance_depth), guide_image_only, radius,
         )  # fmt: skip
 
     def _decode_image(self, tokens: Tensor, frame: Frame) -> np.ndarray:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from modality_forcing import Pipeline
 from modality_forcing.codecs.depth import contract, expand
@@ -195,7 +196,18 @@ def test_mask_marks_what_lies_at_infinity(pipeline):
         (lambda p: p.joint("a", seed=-1), "seed is -1"),
         (lambda p: p.joint(["a", "b"], seed=[1]), "1 seeds for 2 items"),
         (lambda p: p.joint("a", fov_x=190.0), "fov_x is 190"),
-        (lambda p: p.joint([], seed=1), "0 prompts"),
+        (lambda p: p.joint([], seed=1), "no prompt is given"),
+        (lambda p: p.joint(None), "a prompt is NoneType"),
+        (lambda p: p.joint(["a", 3]), "a prompt is int"),
+        (lambda p: p.joint("a", seed=1.5), "seed is 1.5"),
+        (lambda p: p.joint("a", seed=[]), "no seed is given"),
+        (lambda p: p.joint("a", steps=2.5), "steps is 2.5; a whole number"),
+        (lambda p: p.joint("a", steps="4"), "steps is '4'; a number"),
+        (lambda p: p.joint("a", size=(64,)), r"size is \(64,\); \(width, height\)"),
+        (lambda p: p.joint("a", edge_radius=65), "edge_radius is 65"),
+        (lambda p: p.image_to_depth([]), "no image is given"),
+        (lambda p: p.image_to_depth("photo.png"), "an image is str"),
+        (lambda p: p.image_to_depth(Image.new("RGB", (32, 32))), "np.asarray"),
         (lambda p: p.image_to_depth(np.zeros((32, 32), np.uint8)), "uint8 array"),
         (lambda p: p.image_to_depth(np.zeros((32, 32, 3), np.float32)), "float32"),
         (lambda p: p.depth_to_image("a", np.full((32, 32), np.nan, np.float32)), "no valid pixel"),
@@ -213,6 +225,18 @@ def test_mask_marks_what_lies_at_infinity(pipeline):
 def test_bad_arguments_are_named(pipeline, call, message):
     with pytest.raises(UserError, match=message):
         call(pipeline)
+
+
+def test_numpy_numbers_are_numbers(pipeline):
+    (wanted,) = pipeline.joint("a", seed=3, steps=2, guidance=2.0, size=(32, 32))
+    (found,) = pipeline.joint(
+        "a", seed=np.int64(3), steps=np.int32(2), guidance=np.float32(2.0), size=(np.int64(32), 32)
+    )
+    assert np.array_equal(found.depth, wanted.depth)
+    results = pipeline.joint("a", seed=np.array([3, 8]), steps=2, size=(32, 32))
+    seeds = [result.provenance["seed"] for result in [found, *results]]
+    assert seeds == [3, 3, 8]
+    assert {type(seed) for seed in seeds} == {int}
 
 
 @pytest.mark.parametrize(

@@ -27,7 +27,15 @@ from modality_forcing.flow.schedule import image_to_depth_schedule
 from modality_forcing.geometry import completion as sparse
 from modality_forcing.geometry.alignment import Alignment, align_scale
 from modality_forcing.geometry.camera import resolve_camera
-from modality_forcing.inputs import BLENDS, area_of, check_depth, check_image, check_same_size, pair_up
+from modality_forcing.inputs import (
+    BLENDS,
+    area_of,
+    check_depth,
+    check_image,
+    check_same_size,
+    listed,
+    pair_up,
+)
 from modality_forcing.types import RGBD, PerModality
 
 RESTART = 0.35
@@ -117,8 +125,8 @@ class Completion:
         )
         if blend not in BLENDS:
             raise UserError(f"blend is {blend!r}; right is {' or '.join(BLENDS)}")
-        pictures = [images] if isinstance(images, np.ndarray) and images.ndim == 3 else list(images)
-        maps = [depths] if isinstance(depths, np.ndarray) and depths.ndim == 2 else list(depths)
+        pictures = listed("image", images, 3)
+        maps = listed("depth map", depths, 2)
         if len(maps) != len(pictures):
             raise UserError(f"{len(maps)} depth maps for {len(pictures)} images; give one for each")
         checked = []

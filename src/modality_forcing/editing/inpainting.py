@@ -40,6 +40,7 @@ from modality_forcing.inputs import (
     check_mask,
     check_number,
     check_same_size,
+    listed,
     pair_up,
 )
 from modality_forcing.types import RGBD, Camera, PerModality
@@ -138,7 +139,7 @@ class Inpainting:
         )
         if feather is not None:
             check_number("feather", feather, 0, MAX_SIDE)
-        pictures = [images] if isinstance(images, np.ndarray) and images.ndim == 3 else list(images)
+        pictures = listed("image", images, 3)
         for picture in pictures:
             check_image(picture)
         num = len(pictures)
