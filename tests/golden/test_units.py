@@ -8,6 +8,7 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
+from modality_forcing.model import layers
 from modality_forcing.model.layers import apply_rope, rope_table, timestep_embedding
 
 GOLDEN = load_file(Path(__file__).parent / "data" / "units.safetensors")
@@ -26,6 +27,15 @@ def test_timestep_embedding():
     out = timestep_embedding(GOLDEN["temb.t"])
     assert out.dtype == torch.float32
     assert (out - GOLDEN["temb.out"]).abs().max().item() < TABLE
+
+
+def test_frequencies_are_the_references_up_to_the_last_bit(monkeypatch):
+    reference = layers.timestep_frequencies(128, torch.device("cpu"))
+    monkeypatch.undo()
+    ours = layers.timestep_frequencies(128, torch.device("cpu"))
+    assert (ours.view(torch.int32) - reference.view(torch.int32)).abs().max().item() <= 1
+    exact = 10000.0 ** (-torch.arange(128, dtype=torch.float64) / 128)
+    assert ((ours - exact).abs() / exact).max().item() < 1e-6
 
 
 def test_timestep_embedding_does_not_round_to_the_input_type():

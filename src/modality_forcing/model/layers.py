@@ -24,11 +24,18 @@ def timestep_embedding(t: Tensor, channels: int = TIME_CHANNELS) -> Tensor:
     Returns:
         (B, channels) float32.
     """
-    half = channels // 2
-    k = torch.arange(half, dtype=torch.float32, device=t.device)
-    frequencies = torch.exp(-math.log(10000.0) * k / half)
-    angle = (1000.0 * t.float())[:, None] * frequencies[None]
+    angle = (1000.0 * t.float())[:, None] * timestep_frequencies(channels // 2, t.device)[None]
     return torch.cat([angle.cos(), angle.sin()], dim=-1)
+
+
+def timestep_frequencies(count: int, device: torch.device) -> Tensor:
+    """(count,) float32: 10000^(-k/count), worked out as the released model does.
+
+    PyTorch's exp differs in the last bit from CPU to CPU and on accelerators, and 1000*t multiplies that: the
+    embedding of one and the same level differs by up to 6e-5 between machines.
+    """
+    k = torch.arange(count, dtype=torch.float32, device=device)
+    return torch.exp(-math.log(10000.0) * k / count)
 
 
 def rope_table(ids: Tensor, axes: tuple[int, ...], theta: int) -> Tensor:
