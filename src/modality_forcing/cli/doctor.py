@@ -130,9 +130,9 @@ def devices(report: Report) -> None:
             f"torch is installed but cannot be imported ({error}); reinstall it ({TORCH_PAGE})"
         )
         return
-    report.add("pytorch build", f"CUDA {torch.version.cuda}" if torch.version.cuda else "without CUDA")
-    from modality_forcing.devices import emulates_bfloat16
+    from modality_forcing.devices import emulates_bfloat16  # it imports PyTorch, too
 
+    report.add("pytorch build", f"CUDA {torch.version.cuda}" if torch.version.cuda else "without CUDA")
     slow = ", no bfloat16 instructions: train with precision=fp32"
     emulates = emulates_bfloat16(torch.device("cpu"))
     report.add("device cpu", f"{torch.get_num_threads()} threads{slow if emulates else ''}")

@@ -87,7 +87,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             raise KeyboardInterrupt
         return result if isinstance(result, int) else 0
     except _USAGE_ERROR as error:
-        return _fail(usage_message(error), EXIT_BAD_INPUT)
+        return _fail(_usage_message(error), EXIT_BAD_INPUT)
     except UserError as error:
         return _fail(str(error), EXIT_BAD_INPUT)
     except (OutOfMemoryError, TrainingError) as error:
@@ -111,7 +111,7 @@ def _fail(message: str, code: int) -> int:
     return code
 
 
-def usage_message(error: Any) -> str:
+def _usage_message(error: Any) -> str:
     """What typer says of a wrong command line, and the wrong value, which newer versions leave out."""
     message = error.format_message()
     details = getattr(error.__cause__, "errors", None)
