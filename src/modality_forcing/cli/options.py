@@ -71,7 +71,9 @@ DepthScale = Annotated[
 ]
 Prompts = Annotated[
     list[str] | None,
-    typer.Option("--prompt", "-p", metavar="TEXT", help="What to make; repeat it for several."),
+    typer.Option(
+        "--prompt", "-p", metavar="TEXT", help="What to make, or what the image shows; repeat it for several."
+    ),
 ]
 PromptFile = Annotated[
     str | None, typer.Option("--prompt-file", metavar="FILE", help="A text file with one prompt per line.")

@@ -29,7 +29,9 @@ from modality_forcing.server.tasks import DEPTH_OPTIONS, TASKS, Task
 
 _Prompt = Annotated[str, Field(max_length=MAX_PROMPT)]
 _Seed = Annotated[int, Field(ge=0, le=MAX_SEED)]
-_PROMPT_HELP = "What to make, one text or one for each item; the empty text is anything."
+_PROMPT_HELP = (
+    "What to make, or what the image shows: one text or one for each item; the empty text is anything."
+)
 OPTIONS: dict[str, tuple[Any, Any]] = {
     "model": (str | None, Field(None, max_length=100, description="One of /v1/models.")),
     "seed": (
