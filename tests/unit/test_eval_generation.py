@@ -5,8 +5,10 @@ from __future__ import annotations
 import importlib
 import json
 import math
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import ClassVar
 
 import numpy as np
 import pytest
@@ -197,6 +199,22 @@ def test_joint_sweep(tools: Tools, tmp_path: Path) -> None:
         evaluate_joint(tools, prompts[:2], [-1.0, None], tmp_path, seed=4, real=real, source="toy")
     with pytest.raises(UserError, match="another seed"):
         evaluate_joint(tools, prompts, [-1.0, None], tmp_path, seed=5, real=real, source="toy")
+
+
+def test_wrong_colours_and_missing_things_are_told_apart(tools: Tools, tmp_path: Path) -> None:
+    class Judge:
+        facts: ClassVar[dict[str, str]] = {"name": "says the same of every picture"}
+
+        def colours(self, images: Sequence[np.ndarray]) -> list[dict[str, str]]:
+            return [{"sofa": "red", "bed": "green"} for _ in images]
+
+    prompts = [Prompt("a", "a bedroom with a red sofa and a white bed, a blue rug, a pink curtain")]
+    judged = replace(tools, colours=Judge())
+    (line,) = evaluate_joint(judged, prompts, [0.0], tmp_path, seed=1)["summary"]
+    assert line["colour_pairs"] == 4
+    assert line["colour_accuracy"]["mean"] == 0.25 and line["colour_unseen"]["mean"] == 0.5
+    head, row = table([line])
+    assert row[head.index("colours")].startswith("0.25") and row[head.index("not seen")].startswith("0.50")
 
 
 def test_control(tools: Tools, tmp_path: Path) -> None:

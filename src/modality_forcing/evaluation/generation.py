@@ -266,6 +266,7 @@ def _sum_up(
         pairs = [pair for row in mine for pair in row.get("colours", ())]
         line["colour_pairs"] = len(pairs)
         line["colour_accuracy"] = mean_and_error([float(wanted == seen) for _, wanted, seen in pairs])
+        line["colour_unseen"] = mean_and_error([float(seen is None) for _, _, seen in pairs])
         if tools.features is not None and len(real):
             made = [np.asarray(Image.open(folder / row["picture"]).convert("RGB")) for row in mine]
             line["distance"] = compare_sets(tools.features, made, real)
@@ -285,12 +286,12 @@ def _sum_up(
 
 def table(summary: Sequence[Mapping[str, Any]]) -> list[list[str]]:
     """The table of a report, head first."""
-    head = ["", "images", "AbsRel scale", "δ1 scale", "AbsRel affine", "δ1 affine", "place", "colours"]
-    cells = [[*head, "FID", "KID"]]
-    numbers = ("abs_rel_scale", "delta1_scale", "abs_rel_affine", "delta1_affine", "prompt_accuracy")
+    head = ["", "images", "AbsRel scale", "δ1 scale", "AbsRel affine", "δ1 affine"]
+    cells = [[*head, "place", "colours", "not seen", "FID", "KID"]]
+    numbers = ("abs_rel_scale", "delta1_scale", "abs_rel_affine", "delta1_affine")
     for line in summary:
         row = [line["group"], str(line["images"])]
-        for name in (*numbers, "colour_accuracy"):
+        for name in (*numbers, "prompt_accuracy", "colour_accuracy", "colour_unseen"):
             mean, error = line[name]["mean"], line[name]["error"]
             text = "-" if mean is None else f"{mean:.4f}" if error is None else f"{mean:.4f} ± {error:.4f}"
             row.append(text)
