@@ -45,11 +45,29 @@ def listed(name: str, given: Any, dimensions: int) -> list:
     Raises:
         UserError: none is given.
     """
-    small = isinstance(given, np.ndarray) and given.ndim <= dimensions
-    several = [given] if small or isinstance(given, str) or not isinstance(given, Iterable) else list(given)
+    several = [given] if _is_one(given, dimensions) else list(given)
     if not several:
         raise UserError(f"no {name} is given; give one or several")
     return several
+
+
+def one_each(names: str, given: Any, num: int, items: str = "images") -> list:
+    """A map (H, W) for each of ``num`` items: a single one serves all, and None is none for each.
+
+    Nothing is said yet of what they are.
+
+    Raises:
+        UserError: several, but not as many as items.
+    """
+    several = [given] * num if _is_one(given, 2) else list(given)
+    if len(several) != num:
+        raise UserError(f"{len(several)} {names} for {num} {items}; give one, or one for each")
+    return several
+
+
+def _is_one(given: object, dimensions: int) -> bool:
+    small = isinstance(given, np.ndarray) and given.ndim <= dimensions
+    return small or isinstance(given, str) or not isinstance(given, Iterable)
 
 
 def check_prompt(text: str) -> str:
@@ -93,6 +111,10 @@ def check_depth(
     if not isinstance(depth, np.ndarray) or depth.ndim != 2:
         what = f"an array of shape {depth.shape}" if isinstance(depth, np.ndarray) else type(depth).__name__
         raise UserError(f"a depth map is {what}; an array (H, W) is needed")
+    if depth.dtype.kind not in "fiub":
+        raise UserError(f"a depth map is {depth.dtype}; real numbers are needed")
+    if mask is not None and not isinstance(mask, np.ndarray):
+        raise UserError(f"the mask is {type(mask).__name__}; an array (H, W) is needed")
     if mask is not None and mask.shape != depth.shape:
         raise UserError(f"the mask is {mask.shape}, the depth map {depth.shape}; sizes must agree")
     with np.errstate(over="ignore"):  # what float32 cannot hold is at infinity

@@ -47,6 +47,7 @@ from modality_forcing.inputs import (
     check_size,
     check_whole,
     listed,
+    one_each,
     pair_up,
 )
 from modality_forcing.model.autoencoder import Autoencoder
@@ -343,9 +344,7 @@ class Pipeline(Completion, Inpainting):
             edge_radius=0,  # no depth is decoded
         )  # fmt: skip
         maps = listed("depth map", depth, 2)
-        masks = [mask] * len(maps) if mask is None or isinstance(mask, np.ndarray) else list(mask)
-        if len(masks) != len(maps):
-            raise UserError(f"{len(masks)} masks for {len(maps)} depth maps")
+        masks = one_each("masks", mask, len(maps), "depth maps")
         checked = [check_depth(m, k, self.config.depth.sky) for m, k in zip(maps, masks, strict=True)]
         prompts, seeds = pair_up(prompt, seed, len(maps))
         area = area_of(size or (d.width, d.height))

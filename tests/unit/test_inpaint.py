@@ -183,6 +183,7 @@ def test_seed_and_prompt_change_the_new_part(pipeline, image, depth):
         ({"masks": np.ones((64, 81), bool)}, "sizes must agree"),
         ({"masks": np.ones((64, 80), np.uint8)}, "bool array"),
         ({"masks": [np.ones((64, 80), bool)] * 2}, "2 masks for 1 images"),
+        ({"masks": "hole.png"}, "mask 0 is str; a bool array"),
         ({"depths": np.ones((60, 80), np.float32)}, "sizes must agree"),
         ({"depth_masks": np.ones((60, 80), bool)}, "sizes must agree"),
         ({"depths": np.zeros((64, 80), np.float32)}, "no valid pixel"),

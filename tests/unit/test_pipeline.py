@@ -12,6 +12,8 @@ from modality_forcing.codecs.depth import contract, expand
 from modality_forcing.errors import UserError
 from modality_forcing.flow.sampler import Step
 
+FLAT = np.ones((32, 32), np.float32)
+
 
 @pytest.fixture(scope="module")
 def pipeline(tiny_model) -> Pipeline:
@@ -209,6 +211,10 @@ def test_mask_marks_what_lies_at_infinity(pipeline):
         (lambda p: p.image_to_depth("photo.png"), "an image is str"),
         (lambda p: p.image_to_depth(Image.new("RGB", (32, 32))), "np.asarray"),
         (lambda p: p.image_to_depth(np.zeros((32, 32), np.uint8)), "uint8 array"),
+        (lambda p: p.depth_to_image("a", np.full((32, 32), "near")), "a depth map is <U4; real numbers"),
+        (lambda p: p.depth_to_image("a", FLAT, mask=Image.new("L", (32, 32))), "the mask is Image;"),
+        (lambda p: p.depth_to_image("a", FLAT, mask="m.png"), "the mask is str;"),
+        (lambda p: p.depth_to_image("a", [FLAT] * 3, mask=[FLAT > 0] * 2), "2 masks for 3 depth maps"),
         (lambda p: p.image_to_depth(np.zeros((32, 32, 3), np.float32)), "float32"),
         (lambda p: p.depth_to_image("a", np.full((32, 32), np.nan, np.float32)), "no valid pixel"),
         (
@@ -225,6 +231,17 @@ def test_mask_marks_what_lies_at_infinity(pipeline):
 def test_bad_arguments_are_named(pipeline, call, message):
     with pytest.raises(UserError, match=message):
         call(pipeline)
+
+
+def test_masks_as_one_array_are_as_good_as_a_list(pipeline):
+    maps = np.stack([FLAT, FLAT])
+    maps[:, :16] = 4
+    masks = np.ones(maps.shape, bool)
+    masks[1, :, 8:] = False
+    wanted = pipeline.depth_to_image("a", list(maps), mask=list(masks), seed=3, steps=1, size=(32, 32))
+    found = pipeline.depth_to_image("a", maps, mask=masks, seed=3, steps=1, size=(32, 32))
+    for a, b in zip(wanted, found, strict=True):
+        np.testing.assert_array_equal(a.rgb, b.rgb)
 
 
 def test_numpy_numbers_are_numbers(pipeline):

@@ -41,6 +41,7 @@ from modality_forcing.inputs import (
     check_number,
     check_same_size,
     listed,
+    one_each,
     pair_up,
 )
 from modality_forcing.types import RGBD, Camera, PerModality
@@ -143,9 +144,9 @@ class Inpainting:
         for picture in pictures:
             check_image(picture)
         num = len(pictures)
-        image_masks = _one_each("masks", masks, num)
-        maps = _one_each("depth maps", depths, num)
-        own = _one_each("depth masks", depth_masks, num)
+        image_masks = one_each("masks", masks, num)
+        maps = one_each("depth maps", depths, num)
+        own = one_each("depth masks", depth_masks, num)
         texts, seeds = pair_up(prompts, seed, num)
         area = area_of(size or (d.width, d.height))
         scenes = []
@@ -209,16 +210,6 @@ class Inpainting:
                 label = "relative" if scene.estimated else depth_unit
                 results[i] = RGBD(rgb, depth, mask, scene.camera, label, record)
         return [result for result in results if result is not None]
-
-
-def _one_each(what: str, given: np.ndarray | Sequence[np.ndarray | None] | None, num: int) -> list:
-    """One map serves all items; None is none for each."""
-    if given is None or (isinstance(given, np.ndarray) and given.ndim == 2):
-        return [given] * num
-    several = list(given)
-    if len(several) != num:
-        raise UserError(f"{len(several)} {what} for {num} images; give one, or one for each")
-    return several
 
 
 def _grown(mask: np.ndarray, frame: Frame, cell: int) -> np.ndarray:
