@@ -124,6 +124,59 @@ def test_images_of_given_depth_can_be_noisier(configs, tmp_path):
     assert high[given].mean() > usual[given].mean()
 
 
+def test_depth_of_given_images_can_start_as_pure_noise(configs, tmp_path):
+    def levels(pure):
+        forcing = ForcingConfig(p_i2d=0.5, p_d2i=0.2, i2d_pure=pure)
+        trainer = Trainer(replace(configs["forcing"], batch=12, forcing=forcing), tmp_path / str(pure))
+        works = [trainer.stage.prepare(trainer.loader.load(step)[0], step) for step in range(8)]
+        return torch.cat([work.t_depth for work in works]), torch.cat([work.t_rgb for work in works]) == 0
+
+    usual, given = levels(0.0)
+    half, same = levels(0.5)
+    assert torch.equal(given, same)
+    assert torch.equal(usual[~given], half[~given])
+    pure = half[given] == 1
+    assert 0.3 < pure.float().mean() < 0.7
+    assert torch.equal(usual[given][~pure], half[given][~pure])
+
+
+def test_the_relative_loss_judges_given_images_alone(configs, tmp_path):
+    """Joint samples keep the square, whatever the weight; those with the image given follow it."""
+    found = {}
+    for weight in (0.0, 0.5, 1.0):
+        forcing = ForcingConfig(p_i2d=0.5, p_d2i=0.0, i2d_relative=weight)
+        config = replace(configs["forcing"], forcing=forcing, precision="fp32")
+        trainer = Trainer(config, tmp_path / str(weight))
+        work = trainer.stage.prepare(trainer.loader.load(0)[0], 0)
+        with torch.no_grad():
+            found[weight] = trainer.stage.terms(trainer.model, work)["depth"]
+    given = work.t_rgb == 0
+    assert given.any()
+    assert not given.all()
+    for weight in (0.5, 1.0):
+        assert torch.equal(found[weight][~given], found[0.0][~given])
+        assert (found[weight][given] != found[0.0][given]).all()
+    torch.testing.assert_close(found[0.5][given] * 2, found[1.0][given])
+
+
+def test_the_relative_loss_is_the_same_for_both_kinds_of_prediction(configs, tmp_path):
+    """A velocity head that says the same depth costs the same, where the image is given."""
+    config = replace(configs["forcing"], forcing=ForcingConfig(p_i2d=1.0, p_d2i=0.0, i2d_relative=1.0))
+    flow = replace(config.model.flow, depth_prediction="velocity")
+    velocity = replace(config, model=replace(config.model, flow=flow))
+    stages = [Trainer(c, tmp_path / c.model.flow.depth_prediction).stage for c in (config, velocity)]
+    trainer = Trainer(config, tmp_path / "loader")
+    work = trainer.stage.prepare(trainer.loader.load(0)[0], 0)
+    x0 = (work.depth0 + 0.1).clamp(max=1.9)
+    t = work.t_depth[:, None, None]
+    found = [
+        stage._depth_loss(answer, work)[0]
+        for stage, answer in zip(stages, (x0, (work.depth_t - x0) / t), strict=True)
+    ]
+    assert (found[0] > 0).all()
+    torch.testing.assert_close(found[0], found[1], rtol=1e-3, atol=1e-3)
+
+
 def test_a_frozen_image_model_is_its_own_teacher(configs, tmp_path):
     """No second copy: the student without its depth stream is the text-to-image model, to the bit."""
     rgb = tuple(name.split(".")[0] for name in load_weights(configs["forcing"].init))

@@ -166,6 +166,12 @@ class ForcingConfig:
     d2i_density: str = "logit_normal"
     """Density of t_rgb where depth is given: "logit_normal", or "plateau" (ours): depth says most about
     an image of which little else is known."""
+    i2d_pure: float = 0.0
+    """Probability that depth starts as pure noise (t_depth = 1) where the image is given (ours): all that a
+    prediction in one step ever sees. The rest is drawn as ever."""
+    i2d_relative: float = 0.0
+    """Weight, in units of ``depth_weight``, of the error relative to the depth where the image is given
+    (``losses.relative_depth_loss``, ours), in place of the square. 0: the square."""
     shared_level: bool = False
     """One noise level for both modalities, drawn as t_depth is; no task gives a modality clean (for
     comparison: earlier joint models)."""
@@ -179,10 +185,11 @@ class ForcingConfig:
     filled from the nearest measurement (for comparison; ``codecs.depth_latent``)."""
 
     def __post_init__(self) -> None:
-        for name in ("p_i2d", "p_d2i", "text_dropout"):
+        for name in ("p_i2d", "p_d2i", "text_dropout", "i2d_pure"):
             _require(0 <= getattr(self, name) <= 1, f"forcing.{name}", getattr(self, name), "right is 0..1")
         _require(0 <= (self.i2d_text_dropout or 0) <= 1, "forcing.i2d_text_dropout", self.i2d_text_dropout,
                  "right is 0..1, or null")  # fmt: skip
+        _require(self.i2d_relative >= 0, "forcing.i2d_relative", self.i2d_relative, "it may not be negative")
         _require(self.distill_every >= 1, "forcing.distill_every", self.distill_every, "right is 1 or more")
         _require(self.p_i2d + self.p_d2i <= 1, "forcing.p_i2d + forcing.p_d2i", self.p_i2d + self.p_d2i,
                  "together they may be 1 at most")  # fmt: skip
@@ -200,6 +207,8 @@ class ForcingConfig:
             _require(self.p_i2d + self.p_d2i == 0, "forcing.p_i2d + forcing.p_d2i", self.p_i2d + self.p_d2i,
                      "with forcing.shared_level no modality is clean: both must be 0")  # fmt: skip
         if self.depth_coding == "latent":
+            _require(self.i2d_relative == 0, "forcing.i2d_relative", self.i2d_relative,
+                     "it needs depth in pixels: right is 0 with forcing.depth_coding=latent")  # fmt: skip
             _require(not self.smooth_head, "forcing.smooth_head", self.smooth_head,
                      "it shapes pixels, which forcing.depth_coding=latent does not predict")  # fmt: skip
             _require(self.fill == "noise", "forcing.fill", self.fill,

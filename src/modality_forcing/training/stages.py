@@ -22,7 +22,7 @@ from modality_forcing.codecs.positions import depth_ids, image_ids, text_ids
 from modality_forcing.config import TrainConfig
 from modality_forcing.flow.noise_levels import LogitNormal, PlateauLogitNormal, TaskMix
 from modality_forcing.flow.path import expand_level, interpolate
-from modality_forcing.losses import SumCount, distillation_loss, velocity_loss, x0_loss
+from modality_forcing.losses import SumCount, distillation_loss, relative_depth_loss, velocity_loss, x0_loss
 from modality_forcing.model.autoencoder import Autoencoder
 from modality_forcing.model.layers import rope_table
 from modality_forcing.training import randomness
@@ -318,6 +318,9 @@ class ForcingStage(ImageStage):
         if config.forcing.d2i_density == "plateau":
             high = PlateauLogitNormal(flow.shift_mu, flow.shift_sigma).sample(config.batch, draws)
             t_rgb = torch.where(t_depth == 0, high[slots], t_rgb)
+        if config.forcing.i2d_pure:
+            pure = torch.rand(config.batch, generator=draws)[slots] < config.forcing.i2d_pure
+            t_depth = torch.where((t_rgb == 0) & pure, torch.ones(()), t_depth)
         t_rgb = torch.where(known, t_rgb, sampled[slots])
         return t_rgb, torch.where(known, t_depth, torch.ones(()))
 
@@ -349,8 +352,17 @@ class ForcingStage(ImageStage):
         flow = self.config.model.flow
         weight = work.valid.float() * (work.t_depth > 0).float()[:, None, None]
         if flow.depth_prediction == "velocity":
-            return velocity_loss(prediction, work.depth0, work.depth_noise, weight)
-        return x0_loss(prediction, work.depth0, work.t_depth, flow.t_min, weight)
+            square, count = velocity_loss(prediction, work.depth0, work.depth_noise, weight)
+        else:
+            square, count = x0_loss(prediction, work.depth0, work.t_depth, flow.t_min, weight)
+        share = self.config.forcing.i2d_relative
+        if not share:
+            return square, count
+        if flow.depth_prediction == "velocity":
+            prediction = work.depth_t - expand_level(work.t_depth, prediction) * prediction.float()
+        sky = self.config.model.depth.far_threshold
+        relative, _ = relative_depth_loss(prediction, work.depth0, work.t_depth, flow.t_min, sky, weight)
+        return torch.where(work.t_rgb == 0, share * relative, square), count
 
     def _velocity(self, prediction: Tensor, work: Noisy) -> Tensor:
         """The image head's answer as a velocity, whatever it predicts."""
