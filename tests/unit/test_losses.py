@@ -13,6 +13,7 @@ from modality_forcing.codecs.depth import contract, expand
 from modality_forcing.flow.path import interpolate
 from modality_forcing.geometry.alignment import align_scale_l1
 from modality_forcing.losses import (
+    SCALE_SHARE,
     SumCount,
     distillation_loss,
     fit_scale,
@@ -188,24 +189,31 @@ def relative(prediction: Tensor, x0: Tensor, mask: Tensor, t: float = 1.0) -> Su
 
 
 def test_the_relative_loss_is_the_measure_of_the_evaluation():
-    """AbsRel after the exact fit of one scale per picture."""
+    """AbsRel after the exact fit of one scale per picture, and a share of how far the mean is off."""
     prediction, x0, mask = depth_case()
     total, count = relative(prediction, x0, mask)
     for k in range(3):
         chosen = mask[k] > 0
         p, g = (expand(x[k][chosen]).double().numpy() for x in (prediction, x0))
         scale = align_scale_l1(p, g, None, 1 / g).scale
-        assert (total[k] / count[k]).item() == pytest.approx(np.mean(np.abs(scale * p - g) / g), rel=1e-4)
+        wanted = np.mean(np.abs(scale * p - g) / g) + SCALE_SHARE * abs((prediction - x0)[k][chosen].mean())
+        assert (total[k] / count[k]).item() == pytest.approx(float(wanted), rel=1e-4)
     quarter = relative(prediction, x0, mask, t=0.25)[0]
     torch.testing.assert_close(quarter, 4 * total)
     torch.testing.assert_close(relative(prediction, x0, mask, t=0.01)[0], 20 * total)
 
 
-def test_the_relative_loss_asks_for_no_scale():
+def test_a_wrong_scale_costs_its_share_alone():
+    """Everything at half the depth: no relative error, only the mean is off, and its gradient says so."""
     _, x0, mask = depth_case()
-    smaller = contract(expand(x0) * 0.5)
-    assert mean(relative(smaller, x0, mask)).item() < 1e-5
+    smaller = contract(expand(x0) * 0.5).requires_grad_(True)
+    loss = relative(smaller, x0, mask)
+    off = ((smaller - x0) * mask).sum(dim=(1, 2)).abs()
+    torch.testing.assert_close(loss[0], SCALE_SHARE * off, rtol=1e-4, atol=1e-4)
     torch.testing.assert_close(fit_scale(expand(smaller), expand(x0), mask > 0), torch.full((3,), 2.0))
+    loss[0].sum().backward()
+    assert smaller.grad is not None
+    assert (smaller.grad.sum(dim=(1, 2)) < 0).all()
 
 
 def test_the_relative_loss_and_the_sky():

@@ -65,11 +65,16 @@ def test_tiny_and_the_stages_of_lowpoly_are_there():
         "runs/onward/look",
         "runs/onward/open",
         "runs/onward/long",
+        "runs/onward/longer",
     ]
-    assert [stage.config.forcing.teacher for stage in onward] == ["runs/forcing"] * 3 + ["runs/onward/long"]
-    assert [source.weight for source in onward[-1].config.data.sources] == [0.6, 0.4]
-    assert onward[-1].config.data.sensors == onward[0].config.data.sensors
-    assert (onward[-1].config.forcing.p_i2d, onward[-1].config.forcing.p_d2i) == (0.2, 0.2)
+    teachers = ["runs/forcing"] * 3 + ["runs/onward/long", "runs/onward/longer"]
+    assert [stage.config.forcing.teacher for stage in onward] == teachers
+    *_, longer, near = (stage.config for stage in onward)
+    for config in (longer, near):
+        assert [source.weight for source in config.data.sources] == [0.6, 0.4]
+        assert config.data.sensors == onward[0].config.data.sensors
+    assert (longer.forcing.p_i2d, longer.forcing.p_d2i) == (0.2, 0.2)
+    assert (near.forcing.i2d_pure, near.forcing.i2d_relative) == (0.5, 0.3)
     stages = read_recipe(find_recipe("tiny"), "x").stages
     assert [stage.config.stage for stage in stages] == ["autoencoder", "t2i", "forcing"]
 
