@@ -171,7 +171,7 @@ class ForcingConfig:
     prediction in one step ever sees. The rest is drawn as ever."""
     i2d_relative: float = 0.0
     """Weight, in units of ``depth_weight``, of the error relative to the depth where the image is given
-    (``losses.relative_depth_loss``, ours), in place of the square. 0: the square."""
+    (``training.relative``, ours), in place of the square. 0: the square."""
     shared_level: bool = False
     """One noise level for both modalities, drawn as t_depth is; no task gives a modality clean (for
     comparison: earlier joint models)."""

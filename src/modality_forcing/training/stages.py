@@ -22,13 +22,14 @@ from modality_forcing.codecs.positions import depth_ids, image_ids, text_ids
 from modality_forcing.config import TrainConfig
 from modality_forcing.flow.noise_levels import LogitNormal, PlateauLogitNormal, TaskMix
 from modality_forcing.flow.path import expand_level, interpolate
-from modality_forcing.losses import SumCount, distillation_loss, relative_depth_loss, velocity_loss, x0_loss
+from modality_forcing.losses import SumCount, distillation_loss, velocity_loss, x0_loss
 from modality_forcing.model.autoencoder import Autoencoder
 from modality_forcing.model.layers import rope_table
 from modality_forcing.training import randomness
 from modality_forcing.training.data import Batch
 from modality_forcing.training.encoding import Encoders
 from modality_forcing.training.randomness import generator_for, noise_for
+from modality_forcing.training.relative import relative_depth_loss
 
 Teach = Callable[[nn.Module, "Noisy"], Tensor]
 """The text-to-image model's answer to a noisy image: (student, input) -> (b, N, C)."""
