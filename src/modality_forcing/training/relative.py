@@ -34,7 +34,7 @@ def relative_depth_loss(
     Args:
         prediction, x0: (B, N, C), contracted depth (``codecs.depth.contract``).
         t, t_min: (B,) noise levels, and the clamp on the divisor.
-        sky: contracted depth from which a prediction counts as sky and leaves the scale alone.
+        sky: contracted depth; the fit of the scale takes what is predicted beyond it for as far as this.
         weight: broadcastable to (B, N, C), 0 where an element does not count.
     """
     weight = weight.to(x0.dtype).expand_as(x0)

@@ -352,17 +352,16 @@ class ForcingStage(ImageStage):
     def _depth_loss(self, prediction: Tensor, work: Noisy) -> SumCount:
         flow = self.config.model.flow
         weight = work.valid.float() * (work.t_depth > 0).float()[:, None, None]
+        share, clean = self.config.forcing.i2d_relative, prediction
         if flow.depth_prediction == "velocity":
             square, count = velocity_loss(prediction, work.depth0, work.depth_noise, weight)
+            clean = work.depth_t - expand_level(work.t_depth, prediction) * prediction.float()
         else:
             square, count = x0_loss(prediction, work.depth0, work.t_depth, flow.t_min, weight)
-        share = self.config.forcing.i2d_relative
         if not share:
             return square, count
-        if flow.depth_prediction == "velocity":
-            prediction = work.depth_t - expand_level(work.t_depth, prediction) * prediction.float()
         sky = self.config.model.depth.far_threshold
-        relative, _ = relative_depth_loss(prediction, work.depth0, work.t_depth, flow.t_min, sky, weight)
+        relative, _ = relative_depth_loss(clean, work.depth0, work.t_depth, flow.t_min, sky, weight)
         return torch.where(work.t_rgb == 0, share * relative, square), count
 
     def _velocity(self, prediction: Tensor, work: Noisy) -> Tensor:
