@@ -20,14 +20,14 @@ from torch import Tensor
 
 import modality_forcing
 from modality_forcing.checkpoint.layouts import Checkpoint, open_checkpoint
-from modality_forcing.codecs.depth import encode_depth, fill_missing, surfaces, unpatchify
+from modality_forcing.codecs.depth import encode_depth, fill_missing, surfaces
 from modality_forcing.codecs.edges import along_edges
 from modality_forcing.codecs.frame import Frame
 from modality_forcing.codecs.image import decode_image, pixels_to_tensor, tensor_to_pixels
 from modality_forcing.codecs.text import CachedTextEncoder, TextEncoder, make_text_encoder
 from modality_forcing.config import ModelConfig, SamplerConfig
 from modality_forcing.devices import memory_advice, resolve_device, resolve_dtype
-from modality_forcing.editing.assembled import DEFAULT, Intrinsics, image_item
+from modality_forcing.editing.assembled import DEFAULT, Intrinsics, contracted_depth, image_item
 from modality_forcing.editing.completion import Completion
 from modality_forcing.editing.inpainting import Inpainting
 from modality_forcing.engine import Engine, Item, OnStep, Settings
@@ -87,6 +87,7 @@ class Pipeline(Completion, Inpainting):
         self.checkpoint: Checkpoint | None = checkpoint
         with memory_advice():
             self.autoencoder = checkpoint.load_autoencoder(dtype, device).requires_grad_(False)
+            self.refiner = checkpoint.load_refiner(device)
             transformer = checkpoint.load_transformer(dtype, device).requires_grad_(False)
         if not transformer.has_depth:
             raise UserError(f"{checkpoint.path} is a text-to-image model; an RGB-D model is needed")
@@ -159,7 +160,7 @@ class Pipeline(Completion, Inpainting):
         Nothing is copied or moved, and nothing is frozen. The results name no weight files.
         """
         pipeline = cls.__new__(cls)
-        pipeline.config, pipeline.autoencoder = config, autoencoder
+        pipeline.config, pipeline.autoencoder, pipeline.refiner = config, autoencoder, None
         pipeline.checkpoint = None
         pipeline.engine = Engine(transformer, text, config.flow)
         pipeline.device = pipeline.engine.device
@@ -410,10 +411,10 @@ class Pipeline(Completion, Inpainting):
     ) -> tuple[np.ndarray, np.ndarray]:
         """Depth tokens (1, N, C) to a float32 (H, W) map and its mask at the frame's outer size.
 
-        ``image``, uint8 (H, W, 3) of that size, gives the edges where ``edge_radius`` is not 0. Scaling and
-        filtering happen on the contracted values, where far surfaces do not outweigh near ones.
+        ``image``, uint8 (H, W, 3) of that size, gives the edges to a refiner and where ``edge_radius`` is not
+        0. All happens on the contracted values, where far surfaces do not outweigh near ones.
         """
-        contracted = unpatchify(tokens.float().cpu(), frame.rows, frame.cols, self._cell)[:, None]
+        contracted = contracted_depth(self, tokens, frame, image)
         limit = self.config.depth.sky_limit
         if edge_radius:
             depth, mask = along_edges(contracted, pixels_to_tensor(image), frame, edge_radius, limit)

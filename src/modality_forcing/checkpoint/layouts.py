@@ -2,10 +2,12 @@
 
 =========== ===========================================================================================
 ours        ``config.json`` (``"format": "modality-forcing"``), ``transformer.safetensors``,
-            ``autoencoder.safetensors``; a training run may lack one of the two
+            ``autoencoder.safetensors``; a training run may lack one of the two. With "refiner" in the
+            configuration also ``refiner.safetensors``
 release     ``config.json`` (``{"variant": ...}``), ``model.safetensors``, ``ae_encoder.safetensors``,
             ``ae_decoder.safetensors``: the published Modality Forcing weights. For sizes nobody published,
-            the variant is "custom" and ``config.json`` has our whole configuration under "model"
+            the variant is "custom" and ``config.json`` has our whole configuration under "model" (a refiner
+            is in our file, beside theirs)
 bfl         a ``.safetensors`` file of a FLUX.2 transformer, without depth; its autoencoder is another file
 diffusers   ``transformer/`` and ``vae/`` of a FLUX.2 pipeline, without depth
 =========== ===========================================================================================
@@ -34,11 +36,13 @@ from modality_forcing.errors import UserError
 from modality_forcing.model.autoencoder import Autoencoder
 from modality_forcing.model.base import DiffusionTransformer
 from modality_forcing.model.build import build_transformer
+from modality_forcing.model.refiner import DepthRefiner
 from modality_forcing.presets import MODELS, TRANSFORMERS
 
 LAYOUTS = ("ours", "release", "bfl", "diffusers")
 FORMAT, FORMAT_VERSION = "modality-forcing", 1
 TRANSFORMER_FILE, AUTOENCODER_FILE = "transformer.safetensors", "autoencoder.safetensors"
+REFINER_FILE = "refiner.safetensors"
 RELEASE_FILE, RELEASE_ENCODER, RELEASE_DECODER = (
     "model.safetensors",
     "ae_encoder.safetensors",
@@ -48,8 +52,8 @@ FLOAT32_ALWAYS = ("depth_final_layer.",)  # bf16 in the depth head causes bandin
 
 DESCRIPTIONS = ["*.json", "transformer/*.json", "vae/*.json"]
 DATA = {
-    "ours": [TRANSFORMER_FILE, AUTOENCODER_FILE],
-    "release": [RELEASE_FILE, RELEASE_ENCODER, RELEASE_DECODER],
+    "ours": [TRANSFORMER_FILE, AUTOENCODER_FILE, REFINER_FILE],
+    "release": [RELEASE_FILE, RELEASE_ENCODER, RELEASE_DECODER, REFINER_FILE],
     "diffusers": ["transformer/*.safetensors", "vae/*.safetensors"],
 }
 
@@ -83,6 +87,7 @@ class Checkpoint:
         config: sizes, text encoder and defaults.
         transformer: None in an autoencoder's training run.
         autoencoder: None where the source has none.
+        refiner: None in a model without one.
     """
 
     layout: str
@@ -90,6 +95,7 @@ class Checkpoint:
     config: ModelConfig
     transformer: Part | None
     autoencoder: Part | None
+    refiner: Part | None = None
 
     def load_transformer(
         self, dtype: torch.dtype | None = None, device: torch.device | str = "cpu"
@@ -121,11 +127,26 @@ class Checkpoint:
             loaded.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         return loaded
 
+    def load_refiner(self, device: torch.device | str = "cpu") -> DepthRefiner | None:
+        """The network that sharpens depth, float32, in evaluation mode; None in a model without one.
+
+        Raises:
+            UserError: its tensors are not exactly those the configuration asks for.
+        """
+        if self.config.refiner is None or self.refiner is None:
+            return None
+        with torch.device("meta"):
+            module = DepthRefiner(self.config.refiner)
+        loaded = self.refiner.load(module, torch.float32, device).eval()
+        if torch.device(device).type == "cpu":
+            loaded.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        return loaded
+
     def sha256(self) -> dict[str, str]:
         """File name -> SHA-256 of every weight file: what ``metadata.json`` records of a run."""
         files = {
             file
-            for part in (self.transformer, self.autoencoder)
+            for part in (self.transformer, self.autoencoder, self.refiner)
             if part is not None
             for file in part.weights.files
         }
@@ -215,7 +236,12 @@ def _open_ours(folder: Path) -> Checkpoint:
     ]
     if not any(parts):
         raise UserError(f"{folder} holds neither {TRANSFORMER_FILE} nor {AUTOENCODER_FILE}")
-    return Checkpoint("ours", folder, config, *parts)
+    return Checkpoint("ours", folder, config, *parts, _refiner(folder, config))
+
+
+def _refiner(folder: Path, config: ModelConfig) -> Part | None:
+    """What the configuration asks for must be there."""
+    return None if config.refiner is None else Part(open_weights(folder / REFINER_FILE))
 
 
 def _open_release(folder: Path) -> Checkpoint:
@@ -229,7 +255,8 @@ def _open_release(folder: Path) -> Checkpoint:
         known = ", ".join(name for name, known in TRANSFORMERS.items() if known.depth_channels is not None)
         raise UserError(f"{folder / 'config.json'} names the variant {variant!r}; known: {known}")
     transformer = Part(open_weights(folder / RELEASE_FILE), keymaps.release_map)
-    return Checkpoint("release", folder, config, transformer, Part(_release_autoencoder(folder)))
+    autoencoder = Part(_release_autoencoder(folder))
+    return Checkpoint("release", folder, config, transformer, autoencoder, _refiner(folder, config))
 
 
 def _release_autoencoder(folder: Path) -> Weights:
@@ -292,11 +319,19 @@ def open_autoencoder(source: str | Path) -> tuple[Any, Part]:
 
 
 def meta_state(config: ModelConfig, part: str) -> dict[str, torch.Tensor]:
-    """Names and shapes (tensors without data) of ``part``: "transformer" or "autoencoder"."""
+    """Names and shapes (tensors without data) of ``part``: "transformer", "autoencoder" or "refiner".
+
+    Raises:
+        UserError: the configuration has no such part.
+    """
     with torch.device("meta"):
-        module: nn.Module = (
-            build_transformer(config.transformer)
-            if part == "transformer"
-            else Autoencoder(config.autoencoder)
-        )
+        module: nn.Module
+        if part == "transformer":
+            module = build_transformer(config.transformer)
+        elif part == "autoencoder":
+            module = Autoencoder(config.autoencoder)
+        elif config.refiner is not None:
+            module = DepthRefiner(config.refiner)
+        else:
+            raise UserError(f"the model's configuration has no {part}")
     return module.state_dict()

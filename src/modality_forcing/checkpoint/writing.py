@@ -30,27 +30,36 @@ def save_model(
     *,
     transformer: State | None = None,
     autoencoder: State | None = None,
+    refiner: State | None = None,
 ) -> Path:
     """Write a model in our own layout; an older one in the same folder is replaced file by file.
 
     Args:
         config: becomes ``config.json``.
         transformer, autoencoder: state dicts; one of them may be missing in a training run.
+        refiner: state dict, exactly where ``config`` has one.
 
     Returns:
         The folder.
 
     Raises:
-        UserError: nothing to write, tensors that ``config`` does not describe, or no permission to write.
+        UserError: nothing to write, a refiner missing, tensors that ``config`` does not describe, or no
+            permission to write.
     """
     folder = Path(folder)
-    parts = {"transformer": transformer, "autoencoder": autoencoder}
+    parts = {"transformer": transformer, "autoencoder": autoencoder, "refiner": refiner}
     if transformer is None and autoencoder is None:
         raise UserError("nothing to save: give a transformer, an autoencoder or both")
+    if config.refiner is not None and refiner is None:
+        raise UserError("the configuration has a refiner, whose weights are missing; set refiner to none")
     for name, state in parts.items():
         if state is not None:
             _check_state(state, config, name)
-    files = {"transformer": layouts.TRANSFORMER_FILE, "autoencoder": layouts.AUTOENCODER_FILE}
+    files = {
+        "transformer": layouts.TRANSFORMER_FILE,
+        "autoencoder": layouts.AUTOENCODER_FILE,
+        "refiner": layouts.REFINER_FILE,
+    }
     for name, state in parts.items():
         if state is not None:
             save_weights(folder / files[name], state, METADATA)
@@ -75,8 +84,8 @@ def convert(
         destination: a folder that does not exist or is empty.
         layout: "ours", "release", "bfl" or "diffusers"; the last two hold text-to-image backbones only.
         autoencoder: see :func:`~modality_forcing.checkpoint.layouts.open_checkpoint`.
-        dtype: of the transformer's matrices; its depth head and vectors (norms, mixers) are float32 then, the
-            autoencoder stays as it is. None: so does everything, to the bit.
+        dtype: of the transformer's and the refiner's matrices; the depth head and vectors (norms, mixers) are
+            float32 then, the autoencoder stays as it is. None: so does everything, to the bit.
 
     Returns:
         The folder written.
@@ -108,6 +117,7 @@ def _write_ours(checkpoint: Checkpoint, folder: Path, dtype: torch.dtype | None)
         checkpoint.config,
         transformer=_state(checkpoint, "transformer", dtype),
         autoencoder=_state(checkpoint, "autoencoder"),
+        refiner=_state(checkpoint, "refiner", dtype),
     )
 
 
@@ -122,6 +132,9 @@ def _write_release(checkpoint: Checkpoint, folder: Path, dtype: torch.dtype | No
     for prefix, file in (("encoder.", layouts.RELEASE_ENCODER), ("decoder.", layouts.RELEASE_DECODER)):
         half = {name.removeprefix(prefix): t for name, t in autoencoder.items() if name.startswith(prefix)}
         _write_part(folder / file, half, keymaps.identity_map)
+    refiner = _state(checkpoint, "refiner", dtype)
+    if refiner is not None:
+        _write_part(folder / layouts.REFINER_FILE, refiner, keymaps.identity_map)
     variant = describe.variant_name(config.transformer)
     values: dict[str, Any] = {"variant": variant or "custom"}
     if variant is None or not _same_model(config, MODELS[variant]):
@@ -173,7 +186,7 @@ def _state(checkpoint: Checkpoint, name: str, dtype: torch.dtype | None = None) 
     key_map = part.make_map(meta_state(checkpoint.config, name))
     part.weights.check(key_map, {n: tuple(t.shape) for n, t in meta_state(checkpoint.config, name).items()})
     state = key_map.to_ours(dict(part.weights.read()))
-    if dtype is None or name != "transformer":
+    if dtype is None or name == "autoencoder":
         return state
     small = {n for n, tensor in state.items() if tensor.ndim < 2 or n.startswith(layouts.FLOAT32_ALWAYS)}
     return {n: tensor.to(torch.float32 if n in small else dtype) for n, tensor in state.items()}

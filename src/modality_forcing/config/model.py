@@ -190,6 +190,34 @@ class AutoencoderConfig:
 
 
 @dataclass(frozen=True)
+class RefinerConfig:
+    """Sizes of the network that sharpens depth by the picture (``model.refiner``).
+
+    Attributes:
+        widths: channels at each resolution, half the picture's first; each after it halves H and W.
+        norm_groups: groups of every GroupNorm; must divide every width.
+    """
+
+    FOLD: ClassVar[int] = 2
+
+    widths: tuple[int, ...] = (32, 64, 96, 128)
+    norm_groups: int = 8
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "widths", tuple(self.widths))
+        if not self.widths or min(self.widths) < 1:
+            raise UserError("refiner.widths needs at least one number, each at least 1")
+        for width in self.widths:
+            if self.norm_groups < 1 or width % self.norm_groups:
+                raise UserError(f"refiner width {width} is no multiple of norm_groups {self.norm_groups}")
+
+    @property
+    def multiple(self) -> int:
+        """Sides of a picture must be multiples of this (16)."""
+        return self.FOLD * 2 ** (len(self.widths) - 1)
+
+
+@dataclass(frozen=True)
 class TextConfig:
     """Which text encoder a model was trained with."""
 
@@ -227,9 +255,19 @@ class ModelConfig:
     name: str = "unnamed"
     transformer: TransformerConfig = field(default_factory=TransformerConfig)
     autoencoder: AutoencoderConfig = field(default_factory=AutoencoderConfig)
+    refiner: RefinerConfig | None = None
+    """None: depth stays as the transformer writes it (the paper's)."""
     text: TextConfig = field(default_factory=TextConfig)
     depth: DepthConfig = field(default_factory=DepthConfig)
     flow: FlowConfig = field(default_factory=FlowConfig)
     sampler: SamplerConfig = field(default_factory=SamplerConfig)
     licence: str = ""
     note: str = ""
+
+    def __post_init__(self) -> None:
+        patch = self.transformer.patch_size
+        if self.refiner is not None and patch % self.refiner.multiple:
+            raise UserError(
+                f"refiner.widths {self.refiner.widths} need sides that are multiples of "
+                f"{self.refiner.multiple}; depth tokens cover {patch} pixels: take fewer widths"
+            )

@@ -17,6 +17,7 @@ from modality_forcing.config import ModelConfig, SamplerConfig
 from modality_forcing.devices import memory_advice
 from modality_forcing.engine import Engine, Item, Settings
 from modality_forcing.model.autoencoder import Autoencoder
+from modality_forcing.model.refiner import DepthRefiner
 from modality_forcing.types import Camera, PerModality
 
 Intrinsics = Camera | np.ndarray | Sequence[float] | None
@@ -30,6 +31,7 @@ class Assembled(Protocol):
 
     config: ModelConfig
     autoencoder: Autoencoder
+    refiner: DepthRefiner | None
     device: torch.device
     engine: Engine
 
@@ -66,16 +68,29 @@ def image_item(pipeline: Assembled, image: np.ndarray, area: int, prompt: str, s
     return Item(frame, start, prompt, seed)
 
 
+@torch.no_grad()
+def contracted_depth(pipeline: Assembled, tokens: Tensor, frame: Frame, image: np.ndarray) -> Tensor:
+    """Depth tokens (1, N, C) to contracted depth (1, 1, H, W) on the grid, float32 on the CPU.
+
+    ``image``, uint8 of the frame's outer size, sharpens it where the model has a refiner.
+    """
+    z = unpatchify(tokens.float(), frame.rows, frame.cols, pipeline._cell)[:, None]
+    refiner = pipeline.refiner
+    if refiner is not None:
+        z = refiner(z, frame.scale_image(pixels_to_tensor(image)).to(z.device))
+    return z.cpu()
+
+
 def grid_depth(
     pipeline: Assembled, tokens: Tensor, frame: Frame, image: np.ndarray, edge_radius: int
 ) -> np.ndarray:
     """Depth tokens (1, N, C) to a relative map, float32 (H, W) of the grid, positive and finite.
 
-    ``image``, uint8 of the frame's outer size, gives the edges where ``edge_radius`` is not 0. What the model
-    calls sky is as far as the farthest surface: its own number, 10,000 times the mean, would drown every
-    comparison with a measurement.
+    ``image``, uint8 of the frame's outer size, gives the edges to a refiner and where ``edge_radius`` is not
+    0. What the model calls sky is as far as the farthest surface: its own number, 10,000 times the mean,
+    would drown every comparison with a measurement.
     """
-    z = unpatchify(tokens.float().cpu(), frame.rows, frame.cols, pipeline._cell)[:, None]
+    z = contracted_depth(pipeline, tokens, frame, image)
     limit = pipeline.config.depth.sky_limit
     if edge_radius:
         grid = Frame.exact(frame.grid_width, frame.grid_height, frame.cell)
