@@ -28,22 +28,26 @@ from modality_forcing.checkpoint.writing import save_model
 from modality_forcing.codecs.depth import encode_depth, patchify, unpatchify
 from modality_forcing.codecs.positions import depth_ids, image_ids, text_ids
 from modality_forcing.config import OptimConfig, RefinerConfig, SensorConfig, TrainConfig
+from modality_forcing.flow.path import interpolate
 from modality_forcing.model.base import DiffusionTransformer
 from modality_forcing.model.refiner import DepthRefiner
 from modality_forcing.training.data import Batch, Loader
 from modality_forcing.training.encoding import Encoders
 from modality_forcing.training.optim import EMA, learning_rate, make_optimizers
-from modality_forcing.training.randomness import DEPTH_NOISE, TEXT, generator_for, noise_for
+from modality_forcing.training.randomness import DEPTH_NOISE, RGB_NOISE, TEXT, generator_for, noise_for
 from modality_forcing.training.recipes import find_recipe, read_recipe
 from modality_forcing.training.relative import relative_depth_loss
 from modality_forcing.training.state import state_tensors
 
 DECODED = 0.3
 """Share of the pictures that went through the autoencoder."""
-LOG_EVERY = 20
-"""Steps."""
 WORDLESS = 0.5
 """Share of the samples without their caption."""
+UNCLEAN, NOISIEST = 0.3, 0.7
+"""Share of the samples whose depth is estimated from a noisy image, as it is while both are sampled, and the
+highest level of that noise."""
+LOG_EVERY = 20
+"""Steps."""
 
 
 class Task:
@@ -58,7 +62,7 @@ class Task:
     def given(self, batch: Batch, step: int) -> tuple[Tensor, Tensor]:
         """(b, 1, H, W) contracted depth as the transformer estimates it in one step, and (b, 3, H, W)."""
         latents = self.encoders.latents(batch)
-        draws = torch.rand(2, len(batch), generator=generator_for(self.config.seed, step, TEXT))
+        draws = torch.rand(4, len(batch), generator=generator_for(self.config.seed, step, TEXT))
         captions = [
             "" if x < WORDLESS else text for x, text in zip(draws[0].tolist(), batch.captions, strict=True)
         ]
@@ -68,8 +72,11 @@ class Task:
         like = rgb.new_empty(len(batch), rows * cols, self.patch**2)
         noise = noise_for(self.config.seed, step, DEPTH_NOISE, batch.slots, like)
         rope = self.transformer.rope(text_ids(text.shape[1]), image_ids(rows, cols), depth_ids(rows, cols))
-        clean, pure = torch.zeros(len(batch)), torch.ones(len(batch))
-        _, tokens = self.transformer(rgb, noise, text, rope, clean, pure)
+        t_rgb = torch.where(draws[2] < UNCLEAN, NOISIEST * draws[3], torch.zeros(()))
+        rgb_noise = noise_for(self.config.seed, step, RGB_NOISE, batch.slots, rgb)
+        _, tokens = self.transformer(
+            interpolate(rgb, rgb_noise, t_rgb), noise, text, rope, t_rgb, torch.ones(len(batch))
+        )
         assert batch.images is not None
         images = batch.images.clone()
         decoded = draws[1] < DECODED
@@ -77,9 +84,11 @@ class Task:
             images[decoded] = self.encoders.autoencoder.decode(latents[decoded]).clamp(-1, 1)
         return unpatchify(tokens.float(), rows, cols, self.patch)[:, None], images
 
-    def loss(self, found: Tensor, batch: Batch) -> Tensor:
+    def loss(self, found: Tensor, batch: Batch, mirrored: bool = False) -> Tensor:
         """Mean over the samples of ``relative_depth_loss`` on what was measured; found (b, 1, H, W)."""
         depth = self.config.model.depth
+        if mirrored:
+            found = found.flip(-1)
         target, valid, _ = encode_depth(batch.depth, batch.measured, self.patch, depth.sky)
         tokens = patchify(found[:, 0], self.patch)
         ones = torch.ones(len(batch))
@@ -109,6 +118,30 @@ def restore(path: Path, refiner: DepthRefiner, ema: EMA, optimizers: list[Optimi
     return int(saved.metadata["step"])
 
 
+def learn(
+    refiner: DepthRefiner, task: Task, batch: Batch, step: int, rate: float, optimizers: list[Optimizer],
+    ema: EMA, clip: float,
+) -> tuple[float, float]:  # fmt: skip
+    """Two updates on one batch; the loss of the transformer's depth, and of the refiner's."""
+    contracted, images = task.given(batch, step)
+    found = []
+    # The transformer costs more than the refiner, so its estimate serves twice.
+    for mirrored in (False, True):
+        given = (x.flip(-1) if mirrored else x for x in (contracted, images))
+        loss = task.loss(refiner(*given), batch, mirrored)
+        for optimizer in optimizers:
+            optimizer.zero_grad(set_to_none=True)
+            for group in optimizer.param_groups:
+                group["lr"] = rate
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(refiner.parameters(), clip)
+        for optimizer in optimizers:
+            optimizer.step()
+        ema.update(refiner, step)
+        found.append(float(loss.detach()))
+    return float(task.loss(contracted, batch)), fsum(found) / len(found)
+
+
 def main() -> None:
     """Parse, train, save."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
@@ -124,6 +157,9 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--save-every", type=int, default=200)
     options = parser.parse_args()
+    state = options.out / "state.safetensors"
+    if state.exists() and not options.resume:
+        parser.error(f"{options.out} already holds a run; --resume goes on, or name another folder")
     checkpoint = open_checkpoint(options.model)
     assignments = [f"autoencoder={options.model}", f"batch={options.batch}", f"seed={options.seed}"]
     config = read_recipe(find_recipe(options.recipe), options.out, assignments).stages[-1].config
@@ -144,28 +180,17 @@ def main() -> None:
         config.data, batch=config.batch, seed=config.seed, size=config.image_size, stage="forcing",
         multiple=config.model.autoencoder.downscale,
     )  # fmt: skip
-    state = options.out / "state.safetensors"
-    first = restore(state, refiner, ema, optimizers) if options.resume and state.is_file() else 0
+    first = restore(state, refiner, ema, optimizers) if state.is_file() else 0
     options.out.mkdir(parents=True, exist_ok=True)
     rows, begin = [], time.perf_counter()
     for step, batches in zip(range(first, options.steps), loader.steps(first), strict=False):
-        batch = batches[0]
-        contracted, images = task.given(batch, step)
-        loss = task.loss(refiner(contracted, images), batch)
-        rows.append((float(task.loss(contracted, batch)), float(loss.detach())))
-        for optimizer in optimizers:
-            optimizer.zero_grad(set_to_none=True)
-            for group in optimizer.param_groups:
-                group["lr"] = learning_rate(step, options.steps, optim)
-        loss.backward()
-        torch.nn.utils.clip_grad_norm_(refiner.parameters(), optim.clip)
-        for optimizer in optimizers:
-            optimizer.step()
-        ema.update(refiner, step)
+        rate = learning_rate(step, options.steps, optim)
+        rows.append(learn(refiner, task, batches[0], step, rate, optimizers, ema, optim.clip))
         if (step + 1) % LOG_EVERY == 0:
-            before, after = (fsum(column) / len(rows) for column in zip(*rows, strict=True))
-            rate = (step + 1 - first) * options.batch / (time.perf_counter() - begin)
-            row = json.dumps({"step": step + 1, "before": before, "after": after, "samples_per_s": rate})
+            means = [fsum(column) / len(rows) for column in zip(*rows, strict=True)]
+            speed = (step + 1 - first) * options.batch / (time.perf_counter() - begin)
+            numbers = {"before": means[0], "after": means[1], "samples_per_s": speed}
+            row = json.dumps({"step": step + 1, **numbers})
             print(row, flush=True)
             with (options.out / "log.jsonl").open("a", encoding="utf-8") as file:
                 file.write(row + "\n")

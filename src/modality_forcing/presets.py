@@ -54,7 +54,7 @@ LOWPOLY = ModelConfig(
         guide_image_only=True,
         log2_alpha=8.0,
         refine_depth=True,
-        edge_radius=5,
+        edge_radius=2,
         width=128,
         height=128,
     ),
