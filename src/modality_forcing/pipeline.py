@@ -70,6 +70,7 @@ class Pipeline(Completion, Inpainting):
 
     Attributes:
         config: the model's configuration; ``config.sampler`` holds its defaults.
+        refiner: sharpens every depth that is decoded; None in most models.
     """
 
     def __init__(
