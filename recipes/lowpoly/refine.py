@@ -14,16 +14,16 @@ import argparse
 import json
 import time
 from dataclasses import replace
+from itertools import islice
 from math import fsum
 from pathlib import Path
 
 import torch
-from safetensors.torch import load_file
 from torch import Tensor
 from torch.optim import Optimizer
 
 from modality_forcing.checkpoint.layouts import open_checkpoint
-from modality_forcing.checkpoint.weights import open_weights, save_weights
+from modality_forcing.checkpoint.weights import load_into, open_weights, save_weights
 from modality_forcing.checkpoint.writing import save_model
 from modality_forcing.codecs.depth import encode_depth, patchify, unpatchify
 from modality_forcing.codecs.positions import depth_ids, image_ids, text_ids
@@ -164,15 +164,19 @@ def main() -> None:
     assignments = [f"autoencoder={options.model}", f"batch={options.batch}", f"seed={options.seed}"]
     config = read_recipe(find_recipe(options.recipe), options.out, assignments).stages[-1].config
     sensor = SensorConfig(kind="random", low=options.density, high=options.density)
-    config = replace(config, data=replace(config.data, sensors=(sensor,)))
-
+    # The recipe says what to learn from, the model what it is.
+    config = replace(
+        config, model=replace(checkpoint.config, refiner=None), data=replace(config.data, sensors=(sensor,))
+    )
+    if config.model.flow.depth_prediction != "x0":
+        parser.error(f"{options.model} predicts depth as a velocity; a model that predicts x0 is needed")
     transformer = checkpoint.load_transformer(torch.float32).requires_grad_(False)
     task = Task(config, transformer)
     sizes = RefinerConfig()
     torch.manual_seed(options.seed)
     refiner = DepthRefiner(sizes)
     if options.init:
-        refiner.load_state_dict(load_file(options.init), strict=True)
+        load_into(refiner, open_weights(options.init), dtype=torch.float32)
     refiner.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     optim = OptimConfig(lr=options.lr, warmup=50, decay=0.9, ema=0.99)
     optimizers, ema = make_optimizers(refiner, optim), EMA(refiner, optim.ema)
@@ -183,7 +187,7 @@ def main() -> None:
     first = restore(state, refiner, ema, optimizers) if state.is_file() else 0
     options.out.mkdir(parents=True, exist_ok=True)
     rows, begin = [], time.perf_counter()
-    for step, batches in zip(range(first, options.steps), loader.steps(first), strict=False):
+    for step, batches in islice(enumerate(loader.steps(first), first), max(0, options.steps - first)):
         rate = learning_rate(step, options.steps, optim)
         rows.append(learn(refiner, task, batches[0], step, rate, optimizers, ema, optim.clip))
         if (step + 1) % LOG_EVERY == 0:

@@ -133,11 +133,12 @@ class Checkpoint:
         Raises:
             UserError: its tensors are not exactly those the configuration asks for.
         """
-        if self.config.refiner is None or self.refiner is None:
+        if self.config.refiner is None:
             return None
+        part = self._present(self.refiner, "refiner")
         with torch.device("meta"):
             module = DepthRefiner(self.config.refiner)
-        loaded = self.refiner.load(module, torch.float32, device).eval()
+        loaded = part.load(module, torch.float32, device).eval()
         if torch.device(device).type == "cpu":
             loaded.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         return loaded
