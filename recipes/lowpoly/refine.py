@@ -23,11 +23,12 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from modality_forcing.checkpoint.layouts import open_checkpoint
-from modality_forcing.checkpoint.weights import load_into, open_weights, save_weights
+from modality_forcing.checkpoint.weights import open_weights, save_weights
 from modality_forcing.checkpoint.writing import save_model
 from modality_forcing.codecs.depth import encode_depth, patchify, unpatchify
 from modality_forcing.codecs.positions import depth_ids, image_ids, text_ids
 from modality_forcing.config import OptimConfig, RefinerConfig, SensorConfig, TrainConfig
+from modality_forcing.errors import UserError
 from modality_forcing.flow.path import interpolate
 from modality_forcing.model.base import DiffusionTransformer
 from modality_forcing.model.refiner import DepthRefiner
@@ -118,6 +119,21 @@ def restore(path: Path, refiner: DepthRefiner, ema: EMA, optimizers: list[Optimi
     return int(saved.metadata["step"])
 
 
+def begin_with(refiner: DepthRefiner, smaller: DepthRefiner | None) -> None:
+    """The weights of a refiner as wide and no deeper; blocks that it lacks stay the identity.
+
+    Raises:
+        UserError: none, or sizes that do not fit.
+    """
+    if smaller is None:
+        raise UserError("--init names a model without a refiner; name one that has one, or leave it out")
+    ours, theirs = refiner.config, smaller.config
+    fits = replace(theirs, blocks=ours.blocks) == ours
+    if not fits or any(a < b for a, b in zip(ours.blocks, theirs.blocks, strict=True)):
+        raise UserError(f"--init names a refiner of {theirs}, which does not fit into {ours}")
+    refiner.load_state_dict(smaller.state_dict(), strict=False)
+
+
 def learn(
     refiner: DepthRefiner, task: Task, batch: Batch, step: int, rate: float, optimizers: list[Optimizer],
     ema: EMA, clip: float,
@@ -143,13 +159,13 @@ def learn(
 
 
 def main() -> None:
-    """Parse, train, save."""
+    """Parse, train, save; bad input ends with code 2."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("model", help="a model folder in our own layout")
     parser.add_argument("--recipe", default="lowpoly/forcing", help="whose data to learn from")
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--resume", action="store_true")
-    parser.add_argument("--init", type=Path, help="a refiner.safetensors to start from")
+    parser.add_argument("--init", help="a model folder whose refiner to start from, as wide and no deeper")
     parser.add_argument("--steps", type=int, default=1000)
     parser.add_argument("--batch", type=int, default=32)
     parser.add_argument("--lr", type=float, default=4e-3)
@@ -157,9 +173,21 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--save-every", type=int, default=200)
     options = parser.parse_args()
+    try:
+        print(train(options))
+    except UserError as error:
+        parser.error(str(error))
+
+
+def train(options: argparse.Namespace) -> Path:
+    """The run that ``options`` describes; where the model lies.
+
+    Raises:
+        UserError: a run that is there already, a model or a recipe that cannot be read or does not fit.
+    """
     state = options.out / "state.safetensors"
     if state.exists() and not options.resume:
-        parser.error(f"{options.out} already holds a run; --resume goes on, or name another folder")
+        raise UserError(f"{options.out} already holds a run; --resume goes on, or name another folder")
     checkpoint = open_checkpoint(options.model)
     assignments = [f"autoencoder={options.model}", f"batch={options.batch}", f"seed={options.seed}"]
     config = read_recipe(find_recipe(options.recipe), options.out, assignments).stages[-1].config
@@ -169,14 +197,14 @@ def main() -> None:
         config, model=replace(checkpoint.config, refiner=None), data=replace(config.data, sensors=(sensor,))
     )
     if config.model.flow.depth_prediction != "x0":
-        parser.error(f"{options.model} predicts depth as a velocity; a model that predicts x0 is needed")
+        raise UserError(f"{options.model} predicts depth as a velocity; a model that predicts x0 is needed")
     transformer = checkpoint.load_transformer(torch.float32).requires_grad_(False)
     task = Task(config, transformer)
     sizes = RefinerConfig()
     torch.manual_seed(options.seed)
     refiner = DepthRefiner(sizes)
     if options.init:
-        load_into(refiner, open_weights(options.init), dtype=torch.float32)
+        begin_with(refiner, open_checkpoint(options.init).load_refiner())
     refiner.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     optim = OptimConfig(lr=options.lr, warmup=50, decay=0.9, ema=0.99)
     optimizers, ema = make_optimizers(refiner, optim), EMA(refiner, optim.ema)
@@ -202,12 +230,11 @@ def main() -> None:
         if (step + 1) % options.save_every == 0 or step + 1 == options.steps:
             save(state, step + 1, refiner, ema, optimizers)
             task.encoders.flush()
-    folder = save_model(
+    return save_model(
         options.out / "model", replace(checkpoint.config, refiner=sizes),
         transformer=transformer.state_dict(), autoencoder=checkpoint.load_autoencoder().state_dict(),
         refiner=ema.shadow,
     )  # fmt: skip
-    print(folder)
 
 
 if __name__ == "__main__":

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import pytest
 
+from modality_forcing.checkpoint.layouts import open_checkpoint
 from modality_forcing.cli.models import models, rows
 from modality_forcing.config import TrainConfig
+from modality_forcing.pipeline import EMBEDDED
 from modality_forcing.presets import FREEZE, MODELS
 from modality_forcing.training.estimate import estimate
 
@@ -66,10 +68,16 @@ def test_the_dry_run_counts_the_same(table, name):
     )  # fmt: skip
 
 
+def test_a_refiner_is_counted_where_one_ships(table):
+    stored = open_checkpoint(EMBEDDED["lowpoly"]).load_refiner()
+    assert table["lowpoly"].refiner == sum(p.numel() for p in stored.parameters()) > 1_000_000
+    assert table["tiny"].refiner == 0
+
+
 def test_the_printed_table(capsys):
     models()
     lines = capsys.readouterr().out.splitlines()
     cells = {line.split()[0]: line.split() for line in lines}
     assert cells["flux2-klein-4b-rgbd"][1:4] == ["5,144,061,698", "3,917,225,218", "1,226,836,480"]
-    assert cells["t2i-800m"][6:8] == ["12/3", "30"]
-    assert cells["t2i-800m-rgbd"][7] == "30+4"
+    assert cells["t2i-800m"][7:9] == ["12/3", "30"]
+    assert cells["t2i-800m-rgbd"][8] == "30+4"

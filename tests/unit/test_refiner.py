@@ -19,14 +19,16 @@ from modality_forcing.errors import UserError
 from modality_forcing.model.refiner import DepthRefiner
 from modality_forcing.training.optim import EMA, make_optimizers
 
-SIZES = RefinerConfig(widths=(8, 16, 16, 24), norm_groups=4)
+SIZES = RefinerConfig(widths=(8, 16, 16, 24), blocks=(1, 1, 2, 3), norm_groups=4)
 
 
 def trained(sizes: RefinerConfig = SIZES) -> DepthRefiner:
-    """One whose last convolution is not zero, as after training."""
+    """One whose convolutions are not zero where they begin so, as after training."""
     torch.manual_seed(3)
     refiner = DepthRefiner(sizes)
-    torch.nn.init.normal_(refiner.conv_out.weight, std=0.05)
+    for parameter in refiner.parameters():
+        if parameter.dim() == 4 and not parameter.any():
+            torch.nn.init.normal_(parameter, std=0.05)
     return refiner.eval()
 
 
@@ -87,7 +89,10 @@ def test_sizes_that_cannot_be():
     with pytest.raises(UserError, match=r"refiner\.widths"):
         RefinerConfig(widths=())
     with pytest.raises(UserError, match=r"multiples of 32; depth tokens cover 16"):
-        ModelConfig(refiner=RefinerConfig(widths=(8,) * 5))
+        ModelConfig(refiner=RefinerConfig(widths=(8,) * 5, blocks=(1,) * 5))
+    for blocks in ((1, 1, 2), (1, 1, 0, 1)):
+        with pytest.raises(UserError, match=r"refiner\.blocks needs 4 numbers"):
+            RefinerConfig(blocks=blocks)
 
 
 def test_it_is_part_of_the_model_folder(with_refiner):
@@ -130,7 +135,7 @@ def test_a_missing_file_is_named(with_refiner, tmp_path):
 def test_other_sizes_are_named(with_refiner, tmp_path):
     there = convert(with_refiner, tmp_path / "model", "ours")
     values = json.loads((there / "config.json").read_text())
-    values["refiner"]["widths"] = [8, 16, 16]
+    values["refiner"] |= {"widths": [8, 16, 16], "blocks": [1, 1, 2]}
     (there / "config.json").write_text(json.dumps(values))
     with pytest.raises(UserError, match="unexpected tensor"):
         open_checkpoint(there).load_refiner()
@@ -173,12 +178,30 @@ def test_completion_and_inpainting_sharpen_too(tiny_model, with_refiner, picture
     np.testing.assert_array_equal(without[~hole], with_it[~hole])
 
 
-def test_training_goes_on_where_it_stopped(tmp_path):
-    """Weights, averages and both optimizers come back: the next step is the same to the bit."""
+@pytest.fixture(scope="module")
+def refine():
+    """The recipe's script as a module."""
     script = Path(__file__).resolve().parents[2] / "recipes/lowpoly/refine.py"
     spec = importlib.util.spec_from_file_location("refine", script)
-    refine = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(refine)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_training_begins_with_one_that_is_less_deep(refine):
+    contracted, image = torch.rand(2, 1, 32, 32) * 2, torch.rand(2, 3, 32, 32) * 2 - 1
+    smaller = trained(replace(SIZES, blocks=(1, 1, 1, 1)))
+    deeper = DepthRefiner(SIZES)
+    refine.begin_with(deeper, smaller)
+    assert torch.equal(deeper(contracted, image), smaller(contracted, image))
+    assert not torch.equal(smaller(contracted, image), contracted)
+    for other in (None, trained(replace(SIZES, blocks=(1, 2, 1, 1))), trained(replace(SIZES, norm_groups=2))):
+        with pytest.raises(UserError, match="--init"):
+            refine.begin_with(deeper, other)
+
+
+def test_training_goes_on_where_it_stopped(refine, tmp_path):
+    """Weights, averages and both optimizers come back: the next step is the same to the bit."""
     contracted, image = torch.rand(2, 1, 32, 32) * 2, torch.rand(2, 3, 32, 32) * 2 - 1
 
     def start() -> tuple[DepthRefiner, EMA, list[torch.optim.Optimizer]]:

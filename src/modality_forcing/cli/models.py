@@ -10,12 +10,13 @@ from modality_forcing.config import ModelConfig
 @dataclass(frozen=True)
 class Row:
     """One line of the table: a preset, the weights of its transformer (``trainable``: what its recipe does
-    not freeze) and of its autoencoder."""
+    not freeze), of its autoencoder, and of the refiner of the model that ships under its name."""
 
     model: ModelConfig
     total: int
     trainable: int
     autoencoder: int
+    refiner: int
 
     @property
     def frozen(self) -> int:
@@ -27,21 +28,29 @@ def rows() -> list[Row]:
     """Every named model. Parameters are counted on the meta device, so nothing is allocated."""
     import torch
 
+    from modality_forcing.checkpoint.layouts import open_checkpoint
     from modality_forcing.model.autoencoder import Autoencoder
     from modality_forcing.model.build import build_transformer
+    from modality_forcing.model.refiner import DepthRefiner
     from modality_forcing.model.warm_start import freeze
+    from modality_forcing.pipeline import EMBEDDED
     from modality_forcing.presets import FREEZE, MODELS
 
     def count(module: torch.nn.Module) -> tuple[int, int]:
         sizes = [(parameter.numel(), parameter.requires_grad) for parameter in module.parameters()]
         return sum(size for size, _ in sizes), sum(size for size, trains in sizes if trains)
 
+    # A refiner is trained beside a finished model, so a preset, which training starts from, has none.
+    shipped = {name: open_checkpoint(folder).config.refiner for name, folder in EMBEDDED.items()}
     found = []
     with torch.device("meta"):
         for name, model in MODELS.items():
             transformer = build_transformer(model.transformer)
             freeze(transformer, FREEZE.get(name, ()))
-            found.append(Row(model, *count(transformer), count(Autoencoder(model.autoencoder))[0]))
+            config = shipped.get(name)
+            refiner = 0 if config is None else count(DepthRefiner(config))[0]
+            autoencoder, _ = count(Autoencoder(model.autoencoder))
+            found.append(Row(model, *count(transformer), autoencoder, refiner))
     return found
 
 
@@ -51,6 +60,7 @@ HEADINGS = (
     "trainable",
     "frozen",
     "autoencoder",
+    "refiner",
     "hidden",
     "heads",
     "blocks",
@@ -58,11 +68,12 @@ HEADINGS = (
     "text encoder",
     "licence",
 )
-RIGHT_ALIGNED = range(1, 7)
+RIGHT_ALIGNED = range(1, 8)
 FOOTNOTE = """\
 Parameters. trainable, frozen: by the model's recipe (mf train); the text encoder is frozen and not counted.
-heads: of queries/of keys and values where these are fewer. blocks: double + single + depth; flat models have
-one kind. With LoRA: mf train RECIPE --out RUN --dry-run."""
+refiner: that of the model which comes with the package. heads: of queries/of keys and values where these are
+fewer. blocks: double + single + depth; flat models have one kind.
+With LoRA: mf train RECIPE --out RUN --dry-run."""
 
 
 def models() -> None:
@@ -75,7 +86,7 @@ def models() -> None:
         )
         blocks += f"+{c.num_depth_blocks}" if c.depth_channels is not None else ""
         heads = f"{c.num_heads}" if c.kv_heads == c.num_heads else f"{c.num_heads}/{c.kv_heads}"
-        counts = (row.total, row.trainable, row.frozen, row.autoencoder)
+        counts = (row.total, row.trainable, row.frozen, row.autoencoder, row.refiner)
         depth = "no" if c.depth_channels is None else "yes"
         numbers = (*(f"{count:,}" for count in counts), str(c.hidden), heads)
         lines.append((row.model.name, *numbers, blocks, depth, row.model.text.encoder, row.model.licence))

@@ -195,21 +195,28 @@ class RefinerConfig:
 
     Attributes:
         widths: channels at each resolution, half the picture's first; each after it halves H and W.
+        blocks: residual blocks of each resolution on the way down; on the way up each has one.
         norm_groups: groups of every GroupNorm; must divide every width.
     """
 
     FOLD: ClassVar[int] = 2
 
     widths: tuple[int, ...] = (32, 64, 96, 128)
+    blocks: tuple[int, ...] = (1, 1, 2, 4)
     norm_groups: int = 8
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "widths", tuple(self.widths))
+        object.__setattr__(self, "blocks", tuple(self.blocks))
         if not self.widths or min(self.widths) < 1:
             raise UserError("refiner.widths needs at least one number, each at least 1")
         for width in self.widths:
             if self.norm_groups < 1 or width % self.norm_groups:
                 raise UserError(f"refiner width {width} is no multiple of norm_groups {self.norm_groups}")
+        if len(self.blocks) != len(self.widths) or min(self.blocks) < 1:
+            raise UserError(
+                f"refiner.blocks needs {len(self.widths)} numbers, each at least 1, one per width"
+            )
 
     @property
     def multiple(self) -> int:

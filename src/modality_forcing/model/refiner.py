@@ -23,11 +23,19 @@ MIDDLE = 1.0
 """Of contracted depth, which lies between 0 and 2."""
 
 
+def _identity_block(width: int, groups: int) -> ResBlock:
+    """A residual block whose branch adds nothing before training."""
+    block = ResBlock(width, width, groups)
+    nn.init.zeros_(block.conv2.weight)
+    nn.init.zeros_(cast(Tensor, block.conv2.bias))
+    return block
+
+
 class DepthRefiner(nn.Module):
     """Residual U-Net on contracted depth and colours; before training it changes nothing.
 
     Args:
-        config: widths of the levels, each at half the resolution of the one before.
+        config: widths and residual blocks of the levels, each at half the resolution of the one before.
     """
 
     def __init__(self, config: RefinerConfig) -> None:
@@ -36,6 +44,11 @@ class DepthRefiner(nn.Module):
         self.config = config
         self.conv_in = nn.Conv2d(4 * FOLD**2, widths[0], 3, padding=1)
         self.down_blocks = nn.ModuleList(ResBlock(width, width, groups) for width in widths)
+        # Blocks beyond a level's first begin as the identity, so that a trained network can be made deeper.
+        self.more_blocks = nn.ModuleList(
+            nn.Sequential(*(_identity_block(width, groups) for _ in range(count - 1)))
+            for width, count in zip(widths, config.blocks, strict=True)
+        )
         self.down = nn.ModuleList(Downsample(width) for width in widths[:-1])
         self.widen = nn.ModuleList(nn.Conv2d(a, b, 1) for a, b in pairwise(widths))
         self.narrow = nn.ModuleList(nn.Conv2d(b, a, 1) for a, b in pairwise(widths))
@@ -59,7 +72,7 @@ class DepthRefiner(nn.Module):
         x = self.conv_in(F.pixel_unshuffle(given, FOLD))
         kept: list[Tensor] = []
         for level, block in enumerate(self.down_blocks):
-            x = block(x)
+            x = self.more_blocks[level](block(x))
             if level < len(self.down):
                 kept.append(x)
                 x = self.widen[level](self.down[level](x))
