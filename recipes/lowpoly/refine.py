@@ -40,6 +40,7 @@ from modality_forcing.training.recipes import find_recipe, read_recipe
 from modality_forcing.training.relative import relative_depth_loss
 from modality_forcing.training.state import state_tensors
 
+SIZES = RefinerConfig(blocks=(1, 1, 2, 4))
 DECODED = 0.3
 """Share of the pictures that went through the autoencoder."""
 WORDLESS = 0.5
@@ -131,7 +132,7 @@ def begin_with(refiner: DepthRefiner, smaller: DepthRefiner | None) -> None:
     fits = replace(theirs, blocks=ours.blocks) == ours
     if not fits or any(a < b for a, b in zip(ours.blocks, theirs.blocks, strict=True)):
         raise UserError(f"--init names a refiner of {theirs}, which does not fit into {ours}")
-    refiner.load_state_dict(smaller.state_dict(), strict=False)
+    refiner.load_state_dict(refiner.state_dict() | smaller.state_dict())
 
 
 def learn(
@@ -200,9 +201,8 @@ def train(options: argparse.Namespace) -> Path:
         raise UserError(f"{options.model} predicts depth as a velocity; a model that predicts x0 is needed")
     transformer = checkpoint.load_transformer(torch.float32).requires_grad_(False)
     task = Task(config, transformer)
-    sizes = RefinerConfig()
     torch.manual_seed(options.seed)
-    refiner = DepthRefiner(sizes)
+    refiner = DepthRefiner(SIZES)
     if options.init:
         begin_with(refiner, open_checkpoint(options.init).load_refiner())
     refiner.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
@@ -231,7 +231,7 @@ def train(options: argparse.Namespace) -> Path:
             save(state, step + 1, refiner, ema, optimizers)
             task.encoders.flush()
     return save_model(
-        options.out / "model", replace(checkpoint.config, refiner=sizes),
+        options.out / "model", replace(checkpoint.config, refiner=SIZES),
         transformer=transformer.state_dict(), autoencoder=checkpoint.load_autoencoder().state_dict(),
         refiner=ema.shadow,
     )  # fmt: skip

@@ -158,7 +158,7 @@ def test_a_slow_body_is_given_up(address: tuple[str, int]) -> None:
             with contextlib.suppress(OSError):
                 connection.sendall(b" ")
     assert found.startswith(b"HTTP/1.1 408")
-    assert time.monotonic() - started > 0.9
+    assert 0.9 < time.monotonic() - started < 6
 
 
 def test_a_body_without_a_length_is_bounded(address: tuple[str, int]) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.metadata
 import importlib.util
 import os
 import platform
@@ -69,9 +68,11 @@ def _memory() -> str:
 
 def requirements() -> list[tuple[str, str, str]]:
     """(package, version wanted, extra it belongs to or "") as the installed package states them."""
+    from importlib import metadata
+
     try:
-        lines = importlib.metadata.requires("modality-forcing") or []
-    except importlib.metadata.PackageNotFoundError:
+        lines = metadata.requires("modality-forcing") or []
+    except metadata.PackageNotFoundError:
         return []
     found = []
     for line in lines:
@@ -85,9 +86,11 @@ def requirements() -> list[tuple[str, str, str]]:
 
 def installed(package: str) -> str | None:
     """The version of an installed package, None when it is not there."""
+    from importlib import metadata
+
     try:
-        return importlib.metadata.version(package)
-    except importlib.metadata.PackageNotFoundError:
+        return metadata.version(package)
+    except metadata.PackageNotFoundError:
         return None
 
 

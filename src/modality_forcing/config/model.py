@@ -202,7 +202,7 @@ class RefinerConfig:
     FOLD: ClassVar[int] = 2
 
     widths: tuple[int, ...] = (32, 64, 96, 128)
-    blocks: tuple[int, ...] = (1, 1, 2, 4)
+    blocks: tuple[int, ...] = (1, 1, 1, 1)
     norm_groups: int = 8
 
     def __post_init__(self) -> None:
