@@ -27,11 +27,12 @@ from modality_forcing.checkpoint.weights import open_weights, save_weights
 from modality_forcing.checkpoint.writing import save_model
 from modality_forcing.codecs.depth import encode_depth, patchify, unpatchify
 from modality_forcing.codecs.positions import depth_ids, image_ids, text_ids
-from modality_forcing.config import OptimConfig, RefinerConfig, SensorConfig, TrainConfig
+from modality_forcing.config import OptimConfig, SensorConfig, TrainConfig
 from modality_forcing.errors import UserError
 from modality_forcing.flow.path import interpolate
 from modality_forcing.model.base import DiffusionTransformer
 from modality_forcing.model.refiner import DepthRefiner
+from modality_forcing.presets import LOWPOLY_REFINER
 from modality_forcing.training.data import Batch, Loader
 from modality_forcing.training.encoding import Encoders
 from modality_forcing.training.optim import EMA, learning_rate, make_optimizers
@@ -40,7 +41,6 @@ from modality_forcing.training.recipes import find_recipe, read_recipe
 from modality_forcing.training.relative import relative_depth_loss
 from modality_forcing.training.state import state_tensors
 
-SIZES = RefinerConfig(blocks=(1, 1, 2, 4))
 DECODED = 0.3
 """Share of the pictures that went through the autoencoder."""
 WORDLESS = 0.5
@@ -202,7 +202,7 @@ def train(options: argparse.Namespace) -> Path:
     transformer = checkpoint.load_transformer(torch.float32).requires_grad_(False)
     task = Task(config, transformer)
     torch.manual_seed(options.seed)
-    refiner = DepthRefiner(SIZES)
+    refiner = DepthRefiner(LOWPOLY_REFINER)
     if options.init:
         begin_with(refiner, open_checkpoint(options.init).load_refiner())
     refiner.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
@@ -231,7 +231,7 @@ def train(options: argparse.Namespace) -> Path:
             save(state, step + 1, refiner, ema, optimizers)
             task.encoders.flush()
     return save_model(
-        options.out / "model", replace(checkpoint.config, refiner=SIZES),
+        options.out / "model", replace(checkpoint.config, refiner=LOWPOLY_REFINER),
         transformer=transformer.state_dict(), autoencoder=checkpoint.load_autoencoder().state_dict(),
         refiner=ema.shadow,
     )  # fmt: skip

@@ -9,6 +9,7 @@ from modality_forcing.config import (
     DepthConfig,
     FlowConfig,
     ModelConfig,
+    RefinerConfig,
     SamplerConfig,
     TextConfig,
     TransformerConfig,
@@ -60,6 +61,9 @@ LOWPOLY = ModelConfig(
     ),
     licence="Apache-2.0",
 )
+
+# Not in LOWPOLY itself: `mf train` makes the transformer, the refiner comes beside it afterwards.
+LOWPOLY_REFINER = RefinerConfig(blocks=(1, 1, 2, 4))
 
 TINY = ModelConfig(
     name="tiny",

@@ -6,11 +6,11 @@ import numpy as np
 import pytest
 
 from modality_forcing import Pipeline
-from modality_forcing.config import RefinerConfig, to_dict
+from modality_forcing.config import to_dict
 from modality_forcing.data.lowpoly import make_sample, split_seed
 from modality_forcing.evaluation.metrics import mean_score, score_depth
 from modality_forcing.pipeline import EMBEDDED
-from modality_forcing.presets import LOWPOLY
+from modality_forcing.presets import LOWPOLY, LOWPOLY_REFINER
 
 
 @pytest.fixture(scope="module")
@@ -22,7 +22,7 @@ def test_it_is_the_preset_and_small(pipeline):
     config, preset = to_dict(pipeline.config), to_dict(LOWPOLY)
     assert config.pop("note") != preset.pop("note")
     # Training makes the transformer; the refiner comes beside it (recipes/lowpoly/refine.py).
-    assert config.pop("refiner") == to_dict(RefinerConfig())
+    assert config.pop("refiner") == to_dict(LOWPOLY_REFINER)
     assert preset.pop("refiner") is None
     assert config == preset
     assert config["licence"] == "Apache-2.0"
