@@ -1,6 +1,6 @@
 """Shards of altered pictures of the world: patterns on the surfaces, crops, other colours, noise, JPEG.
 
-python recipes/lowpoly/altered.py SHARDS OUT [--count 5000]
+python recipes/lowpoly/altered.py SHARDS OUT [--count 5000] [--light 0.5]
 
 The embedded model sees them beside the plain renders, so that image to depth does not rest on the renderer's
 look. Their captions begin with "an altered picture of": a prompt without these words asks for the plain
@@ -25,12 +25,14 @@ PREFIX = "an altered picture of"
 SHARD_SIZE = 500
 
 
-def encoded(source: str, first: int, count: int) -> Iterator[tuple[str, list[tuple[str, bytes]]]]:
+def encoded(
+    source: str, first: int, count: int, light: float
+) -> Iterator[tuple[str, list[tuple[str, bytes]]]]:
     """Samples first, ..., first + count - 1 of ``source``, altered; each by its own place alone."""
-    shards = ShardSet(source)
+    shards, strength = ShardSet(source), replace(STRENGTH, light=light)
     for index in range(first, first + count):
         sample = shards.read(index, ("rgb", "depth", "normals", "ids"))
-        sample = augment(sample, STRENGTH, np.random.default_rng([7, index]))
+        sample = augment(sample, strength, np.random.default_rng([7, index]))
         key = f"altered-{index:06d}"
         sample = replace(sample, captions=tuple(f"{PREFIX} {text}" for text in sample.captions))
         yield key, encode_sample(sample, key, source="lowpoly")
@@ -42,15 +44,16 @@ def main() -> None:
     parser.add_argument("shards")
     parser.add_argument("out", type=Path)
     parser.add_argument("--count", type=int, default=5000)
+    parser.add_argument("--light", type=float, default=0.0, help="share in deep shadow and glare")
     parser.add_argument("--workers", type=int, default=1)
     options = parser.parse_args()
     starts = range(0, options.count, SHARD_SIZE)
     jobs = [
-        Job(f"altered-{i:06d}.tar", n, encoded, (options.shards, first, n))
+        Job(f"altered-{i:06d}.tar", n, encoded, (options.shards, first, n, options.light))
         for i, first in enumerate(starts)
         for n in [min(SHARD_SIZE, options.count - first)]
     ]
-    settings = {"count": options.count, "strength": vars(STRENGTH)}
+    settings = {"count": options.count, "strength": vars(replace(STRENGTH, light=options.light))}
     manifest = build_shards(options.out, {"name": "altered-lowpoly"}, settings, jobs, workers=options.workers)
     print(options.out, manifest.samples)
 

@@ -54,7 +54,7 @@ def same(a: Sample, b: Sample) -> bool:
     )
 
 
-ALL = AugmentConfig(mirror=0.5, crop=0.5, colour=1.0, degrade=0.5, texture=0.5)
+ALL = AugmentConfig(mirror=0.5, crop=0.5, colour=1.0, degrade=0.5, texture=0.5, light=0.5)
 
 
 def test_a_pure_function_of_sample_settings_and_generator() -> None:
@@ -221,6 +221,32 @@ def test_noise_grows_with_light() -> None:
             ratios.append(light_a.std() / light_b.std())
     assert len(ratios) > 10
     assert np.median(ratios) > 1.5
+
+
+def test_shadow_and_glare_are_factors_on_light() -> None:
+    """Black stays black, grey stays grey, a picture gets much darker somewhere; geometry is left alone."""
+    given = replace(sample(), rgb=np.full((H, W, 3), 128, np.uint8))
+    given.rgb[0] = 0
+    darkest, brightest = [], []
+    for seed in range(40):
+        found = augment(given, replace(OFF, light=1.0), np.random.default_rng(seed))
+        assert found.meta["augment"] == ["light"]
+        assert np.array_equal(found.depth, given.depth) and found.camera == given.camera
+        assert np.all(found.rgb[0] == 0)
+        assert np.ptp(found.rgb.astype(int), axis=-1).max() == 0
+        darkest.append(found.rgb[1:].min())
+        brightest.append(found.rgb[1:].max())
+    assert np.median(darkest) < 64
+    assert sum(b > 150 for b in brightest) > 8 and sum(b < 150 for b in brightest) > 8
+
+
+def test_objects_have_a_light_of_their_own() -> None:
+    given = replace(sample(), rgb=np.full((H, W, 3), 128, np.uint8))
+    steps = []
+    for seed in range(60):
+        rgb = augment(given, replace(OFF, light=1.0), np.random.default_rng(seed)).rgb.astype(int)
+        steps.append(abs(rgb[35, 10, 0] - rgb[35, 9, 0]))  # beside the left border of the chair
+    assert sum(s > 20 for s in steps) >= 3
 
 
 def test_patterns_lie_on_surfaces_and_change_brightness_only() -> None:

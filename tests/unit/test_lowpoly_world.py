@@ -80,8 +80,20 @@ def test_combination_shows_a_held_out_pair() -> None:
     assert len(found) >= 12
 
 
+def test_visitors_show_a_guest_that_is_allowed() -> None:
+    """As the held-out pairs are shown, but with pairs that training may see."""
+    for i in range(30):
+        scene = make_scene(split_seed("visitors", i))
+        assert not {(scene.place, t.name) for t in scene.objects} & PAIRS
+        assert scene.facts["held_out"] == ""
+    for i in range(20):
+        sample = make_sample(split_seed("visitors", i), 128, 128, supersample=1)
+        guests = [t["id"] for t in sample.meta["objects"] if t["name"] in GUESTS[sample.meta["place"]]]
+        assert np.isin(sample.object_ids, guests).mean() >= 0.01, (i, sample.meta["place"])
+
+
 def test_splits_are_disjoint() -> None:
-    assert set(SPLITS) == {"train", "val", "test", "combination"}
+    assert set(SPLITS) == {"train", "val", "test", "combination", "visitors"}
     ranges = sorted((split_seed(s, 0), split_seed(s, 2**40 - 1)) for s in SPLITS)
     assert all(a[1] < b[0] for a, b in pairwise(ranges))
     with pytest.raises(UserError, match="combination"):

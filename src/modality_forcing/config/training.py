@@ -52,9 +52,11 @@ class AugmentConfig:
     """Probability of blur, sensor noise or JPEG artefacts."""
     texture: float = 0.0
     """Probability of procedural patterns on the surfaces (needs the sample's object ids)."""
+    light: float = 0.0
+    """Probability of deep shadow and glare: parts of the picture and single objects black or burnt out."""
 
     def __post_init__(self) -> None:
-        for name in ("mirror", "crop", "colour", "degrade", "texture"):
+        for name in ("mirror", "crop", "colour", "degrade", "texture", "light"):
             _require(0 <= getattr(self, name) <= 1, f"augment.{name}", getattr(self, name), "right is 0..1")
 
 

@@ -1,7 +1,7 @@
 """Random changes of a sample that leave its depth true: geometry follows the pixels, captions what they name.
 
-In this order: patterns on the surfaces, crop, mirror, colour, defects of the camera. All chance comes from
-one generator; the result depends on the sample, the settings and the generator's state alone.
+In this order: patterns on the surfaces, crop, mirror, shadow and glare, colour, defects of the camera. All
+chance comes from one generator; the result depends on the sample, the settings and its state alone.
 """
 
 from __future__ import annotations
@@ -35,6 +35,10 @@ SHOT = (2e-4, 1e-2)
 READ = (1e-3, 2e-2)
 """Variance per unit of linear light, and standard deviation in the dark."""
 JPEG_QUALITY = (25, 90)
+SHADOW_STOPS = (-6.0, -1.0)
+GLARE_STOPS = (-0.5, 1.5)
+DARKENED = 0.2
+"""Share of the objects with a light of their own, in every second of the pictures whose light changes."""
 WAVELENGTHS = (4.0, 40.0)
 """Of the patterns, in pixels at the object's mean depth."""
 
@@ -72,6 +76,9 @@ def augment(sample: Sample, config: AugmentConfig, rng: np.random.Generator) -> 
         sample = mirrored(sample)
         done.append("mirror")
     rgb = sample.rgb
+    if config.light > 0 and rng.random() < config.light:
+        rgb = _lit(sample, rng)
+        done.append("light")
     if config.colour > 0:
         rgb = recoloured(rgb, config.colour, rng)
         done.append("colour")
@@ -198,6 +205,30 @@ def recoloured(rgb: np.ndarray, strength: float, rng: np.random.Generator) -> np
     curves32 = curves.astype(np.float32)
     bent = np.stack([curves32[:, c][rgb[..., c]] for c in range(3)], axis=-1)
     return _to_uint8(bent @ matrix.T.astype(np.float32))
+
+
+def _lit(sample: Sample, rng: np.random.Generator) -> np.ndarray:
+    """uint8 (H, W, 3) under another light: a region of random shape in shadow, the rest as it was or glaring,
+    and in every second picture some objects much darker or brighter than they were.
+
+    Factors are on linear light. A renderer's light is kind; real pictures have black corners that are near
+    and white walls that are not sky.
+    """
+    h, w = sample.depth.shape
+    cells = int(rng.integers(2, 6))
+    coarse = Image.fromarray(rng.standard_normal((cells, cells)).astype(np.float32))
+    field = np.asarray(coarse.resize((w, h), Image.Resampling.BICUBIC))
+    softness = math.exp(rng.uniform(math.log(0.02), math.log(0.5)))
+    shadow = 0.5 + 0.5 * np.tanh(field / softness)
+    stops = rng.uniform(*SHADOW_STOPS) * shadow + rng.uniform(*GLARE_STOPS) * (1.0 - shadow)
+    if sample.object_ids is not None and rng.random() < 0.5:
+        ids = sample.object_ids.astype(np.intp)
+        own = rng.uniform(SHADOW_STOPS[0], GLARE_STOPS[1], int(ids.max()) + 1)
+        own *= rng.random(own.size) < DARKENED
+        own[0] = 0.0  # no object: ground, walls, sky
+        stops = stops + own[ids]
+    light = _TO_LINEAR[sample.rgb] * np.exp2(stops)[..., None]
+    return _TO_BYTES[(np.clip(light, 0.0, 1.0) * 4095.0 + 0.5).astype(np.int16)]
 
 
 def degraded(rgb: np.ndarray, rng: np.random.Generator) -> np.ndarray:

@@ -134,14 +134,14 @@ def guest(b: Builder, name: str, tries: int = 24, near: float = 1.0) -> int:
     return 0
 
 
-def visit(b: Builder, held_out: str | None = None) -> int:
-    """Guests of this scene: the held-out object if one is asked for, else now and then an allowed one.
+def visit(b: Builder, asked: str | None = None) -> int:
+    """Guests of this scene: the object asked for, close by; else now and then an allowed one.
 
-    Returns the id of the held-out object, 0 if none was asked for or placed.
+    Returns the id of the object asked for, 0 if none was or it was not placed.
     """
     found = 0
-    if held_out is not None:
-        found = guest(b, held_out, near=0.45)
+    if asked is not None:
+        found = guest(b, asked, near=0.45)
     elif b.p(0.4 + 0.2 * b.clutter):
         name = b.pick(GUESTS[b.place])
         if not b.last(name) or name in ("chair", "stool", "armchair", "barrel", "tent"):

@@ -9,10 +9,10 @@ import numpy as np
 from modality_forcing.data.lowpoly import indoor, outdoor_places, towns
 from modality_forcing.data.lowpoly.camera import FOV, draw_view
 from modality_forcing.data.lowpoly.glance import Glance, glance
-from modality_forcing.data.lowpoly.guests import HELD_OUT, visit
+from modality_forcing.data.lowpoly.guests import GUESTS, HELD_OUT, visit
 from modality_forcing.data.lowpoly.relations import FLAT
 from modality_forcing.data.lowpoly.scene import Builder, Scene
-from modality_forcing.data.lowpoly.seeds import is_combination
+from modality_forcing.data.lowpoly.seeds import has_visitor, is_combination
 
 GRAMMAR: dict[str, Callable[[Builder], None]] = {
     "kitchen": indoor.kitchen, "living room": indoor.living_room, "bedroom": indoor.bedroom,
@@ -44,7 +44,7 @@ MARKS: dict[str, tuple[tuple[tuple[str, ...], float], ...]] = {
 }  # fmt: skip
 TRIES = 14
 VISIBLE = 0.022
-"""Least share of a coarse look that a held-out object covers; at 128 x 128 it is then above 0.01."""
+"""Least share of a coarse look that an object asked for covers; at 128 x 128 it is then above 0.01."""
 
 
 def _faults(scene: Scene, seen: Glance, wanted: int) -> float:
@@ -87,23 +87,24 @@ def make_scene(seed: int, place: str | None = None) -> Scene:
 
     Scenes and cameras are drawn until a coarse look (``glance``) shows the place clearly; after ``TRIES``
     looks the best one stands. Seeds of the split "combination" (``seeds``) hold one held-out object in clear
-    view; no other seed holds one at all.
+    view; no other seed holds one at all. Those of the split "visitors" hold an allowed guest in the same way.
     """
     rng = np.random.default_rng([20, seed])
     drawn = list(GRAMMAR)[int(rng.integers(len(GRAMMAR)))]
     name = place or drawn
     fov = FOV[0] + (FOV[1] - FOV[0]) * float(rng.random())
     held = str(rng.choice(HELD_OUT[name])) if is_combination(seed) else None
+    asked = str(rng.choice(GUESTS[name])) if has_visitor(seed) else held
     banned = frozenset(HELD_OUT[name]) - {held}
     best: tuple[float, Scene] | None = None
-    for attempt in range(TRIES * (4 if held else 1)):
+    for attempt in range(TRIES * (4 if asked else 1)):
         if attempt % 3 == 0:
             builder = Builder(np.random.default_rng([22, seed, attempt]), name, banned)
             GRAMMAR[name](builder)
-            wanted = visit(builder, held)
-            if held and not wanted:
+            wanted = visit(builder, asked)
+            if asked and not wanted:
                 continue
-        elif held and not wanted:
+        elif asked and not wanted:
             continue
         assert builder.stage is not None
         target = None

@@ -5,7 +5,7 @@ from __future__ import annotations
 from modality_forcing.errors import UserError
 
 SPAN = 1 << 40
-SPLITS = {"train": 0, "val": 1, "test": 2, "combination": 3}
+SPLITS = {"train": 0, "val": 1, "test": 2, "combination": 3, "visitors": 4}
 
 
 def split_seed(split: str, index: int) -> int:
@@ -19,6 +19,11 @@ def split_seed(split: str, index: int) -> int:
     if not 0 <= index < SPAN:
         raise UserError(f"sample index {index} is outside 0..{SPAN - 1}")
     return SPLITS[split] * SPAN + index
+
+
+def has_visitor(seed: int) -> bool:
+    """True for seeds of the training split whose scenes show a guest that is allowed there in clear view."""
+    return seed // SPAN == SPLITS["visitors"]
 
 
 def is_combination(seed: int) -> bool:
