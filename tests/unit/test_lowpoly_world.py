@@ -14,7 +14,15 @@ import pytest
 
 pytest.importorskip("embreex")
 
-from modality_forcing.data.lowpoly import OBJECTS, PLACES, SPLITS, make_sample, split_seed
+from modality_forcing.data.lowpoly import (
+    OBJECTS,
+    PLACES,
+    SPLITS,
+    guests,
+    make_sample,
+    places,
+    split_seed,
+)
 from modality_forcing.data.lowpoly.glance import glance
 from modality_forcing.data.lowpoly.guests import FLOOR, GUESTS, HELD_OUT, MAKERS, SMALL, YARD, guest
 from modality_forcing.data.lowpoly.places import GRAMMAR, make_scene
@@ -88,8 +96,25 @@ def test_visitors_show_a_guest_that_is_allowed() -> None:
         assert scene.facts["held_out"] == ""
     for i in range(20):
         sample = make_sample(split_seed("visitors", i), 128, 128, supersample=1)
-        guests = [t["id"] for t in sample.meta["objects"] if t["name"] in GUESTS[sample.meta["place"]]]
-        assert np.isin(sample.object_ids, guests).mean() >= 0.01, (i, sample.meta["place"])
+        ids = [t["id"] for t in sample.meta["objects"] if t["name"] in GUESTS[sample.meta["place"]]]
+        assert np.isin(sample.object_ids, ids).mean() >= 0.01, (i, sample.meta["place"])
+
+
+@pytest.mark.parametrize("split", ["visitors", "combination"])
+def test_an_object_asked_for_finds_room_in_the_end(split: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """However many scenes in a row have no room for it."""
+    turned_away = 0
+
+    def visit(builder: Builder, asked: str | None = None) -> int:
+        nonlocal turned_away
+        turned_away += 1
+        return 0 if turned_away <= 25 else guests.visit(builder, asked)
+
+    monkeypatch.setattr(places, "visit", visit)
+    scene = make_scene(split_seed(split, 3))
+    assert turned_away > 25 and scene.facts["attempt"] >= 75
+    wanted = {scene.facts["held_out"]} if split == "combination" else set(GUESTS[scene.place])
+    assert wanted & {t.name for t in scene.objects}
 
 
 def test_splits_are_disjoint() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from itertools import count
 
 import numpy as np
 
@@ -86,8 +87,9 @@ def make_scene(seed: int, place: str | None = None) -> Scene:
     """The scene of a seed (place drawn from it unless given): a pure function of its arguments.
 
     Scenes and cameras are drawn until a coarse look (``glance``) shows the place clearly; after ``TRIES``
-    looks the best one stands. Seeds of the split "combination" (``seeds``) hold one held-out object in clear
-    view; no other seed holds one at all. Those of the split "visitors" hold an allowed guest in the same way.
+    looks the best one stands, and where an object asked for has not found room by then, more are drawn.
+    Seeds of the split "combination" (``seeds``) hold one held-out object in clear view; no other seed holds
+    one at all. Those of the split "visitors" hold an allowed guest in the same way.
     """
     rng = np.random.default_rng([20, seed])
     drawn = list(GRAMMAR)[int(rng.integers(len(GRAMMAR)))]
@@ -97,7 +99,9 @@ def make_scene(seed: int, place: str | None = None) -> Scene:
     asked = str(rng.choice(GUESTS[name])) if has_visitor(seed) else held
     banned = frozenset(HELD_OUT[name]) - {held}
     best: tuple[float, Scene] | None = None
-    for attempt in range(TRIES * (4 if asked else 1)):
+    for attempt in count():
+        if best is not None and attempt >= TRIES * (4 if asked else 1):
+            break
         if attempt % 3 == 0:
             builder = Builder(np.random.default_rng([22, seed, attempt]), name, banned)
             GRAMMAR[name](builder)
@@ -119,6 +123,5 @@ def make_scene(seed: int, place: str | None = None) -> Scene:
             best = (faults, scene)
         if faults == 0.0:
             break
-    assert best is not None
     best[1].facts["faults"] = best[0]
     return best[1]
