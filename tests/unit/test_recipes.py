@@ -66,15 +66,19 @@ def test_tiny_and_the_stages_of_lowpoly_are_there():
         "runs/onward/open",
         "runs/onward/long",
         "runs/onward/longer",
+        "runs/onward/near",
     ]
-    teachers = ["runs/forcing"] * 3 + ["runs/onward/long", "runs/onward/longer"]
+    teachers = ["runs/forcing"] * 3 + [f"runs/onward/{name}" for name in ("long", "longer", "near")]
     assert [stage.config.forcing.teacher for stage in onward] == teachers
-    *_, longer, near = (stage.config for stage in onward)
+    *_, longer, near, visitors = (stage.config for stage in onward)
     for config in (longer, near):
         assert [source.weight for source in config.data.sources] == [0.6, 0.4]
         assert config.data.sensors == onward[0].config.data.sensors
     assert (longer.forcing.p_i2d, longer.forcing.p_d2i) == (0.2, 0.2)
     assert (near.forcing.i2d_pure, near.forcing.i2d_relative) == (0.5, 0.3)
+    sources = {source.path: source.weight for source in visitors.data.sources}
+    assert sources["runs/visitors"] + sources["runs/altered_visitors"] == 0.75
+    assert visitors.data.sensors == near.data.sensors
     stages = read_recipe(find_recipe("tiny"), "x").stages
     assert [stage.config.stage for stage in stages] == ["autoencoder", "t2i", "forcing"]
 

@@ -1,0 +1,85 @@
+"""recipes/lowpoly/average.py: the mean of two models' weights."""
+
+from __future__ import annotations
+
+import importlib.util
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+
+from modality_forcing.checkpoint.layouts import open_checkpoint
+from modality_forcing.checkpoint.weights import open_weights
+from modality_forcing.checkpoint.writing import save_model
+from modality_forcing.config import RefinerConfig
+from modality_forcing.errors import UserError
+from modality_forcing.model.autoencoder import Autoencoder
+from modality_forcing.model.build import build_transformer
+from modality_forcing.model.refiner import DepthRefiner
+from modality_forcing.pipeline import EMBEDDED
+from modality_forcing.presets import TINY
+
+SCRIPT = Path(__file__).resolve().parents[2] / "recipes/lowpoly/average.py"
+REFINER = RefinerConfig(widths=(8, 8), blocks=(1, 1), norm_groups=4)
+
+
+@pytest.fixture(scope="module")
+def script():
+    spec = importlib.util.spec_from_file_location("average", SCRIPT)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.fixture
+def models(tmp_path) -> tuple[Path, Path]:
+    """Two models that share their autoencoder."""
+    config = replace(TINY, refiner=REFINER)
+    torch.manual_seed(0)
+    autoencoder = Autoencoder(config.autoencoder).state_dict()
+    folders = []
+    for name in ("before", "after"):
+        transformer, refiner = build_transformer(config.transformer), DepthRefiner(REFINER)
+        for p in (*transformer.parameters(), *refiner.parameters()):
+            torch.nn.init.normal_(p)
+        states = {"transformer": transformer.state_dict(), "refiner": refiner.state_dict()}
+        note = replace(config, note=name)
+        folders.append(save_model(tmp_path / name, note, autoencoder=autoencoder, **states))
+    return folders[0], folders[1]
+
+
+def test_every_tensor_is_the_mean(script, models, tmp_path):
+    before, after = models
+    out = script.average(str(before), str(after), 0.75, tmp_path / "out")
+    assert open_checkpoint(out).config == open_checkpoint(after).config
+    for part in ("transformer", "autoencoder", "refiner"):
+        old, new, found = (
+            dict(open_weights(folder / f"{part}.safetensors").read()) for folder in (before, after, out)
+        )
+        assert old.keys() == found.keys()
+        for name, tensor in found.items():
+            if part == "autoencoder":
+                assert torch.equal(tensor, old[name])
+            else:
+                torch.testing.assert_close(tensor, 0.25 * old[name] + 0.75 * new[name])
+                assert not torch.equal(tensor, old[name])
+
+
+def test_what_does_not_fit_is_said(script, models, tmp_path):
+    before, after = map(str, models)
+    for share in (-0.1, 1.1, float("nan")):
+        with pytest.raises(UserError, match="--share"):
+            script.average(before, after, share, tmp_path / "out")
+    with pytest.raises(UserError, match="already exists"):
+        script.average(before, after, 0.5, Path(after))
+    with pytest.raises(UserError, match="transformer of"):
+        script.average(before, str(EMBEDDED["lowpoly"]), 0.5, tmp_path / "out")
+    result = subprocess.run(
+        [sys.executable, SCRIPT, before, after, "--share", "2", "--out", tmp_path / "out"],
+        capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert result.returncode == 2
+    assert "--share is 2.0" in result.stderr and "Traceback" not in result.stderr
