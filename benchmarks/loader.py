@@ -74,7 +74,7 @@ def rows(folder: Path, size: int, steps: int, workers: int) -> list[dict[str, An
         "rgb + depth, all of it": ("forcing", replace(plain, sources=(measured,), augment=STILL)),
         "rgb + depth, default sensors, mirrored": ("forcing", plain),
         "rgb + depth, every sensor with noise, mirrored": ("forcing", replace(plain, sensors=SENSORS)),
-        "the same, every augmentation": ("forcing", replace(plain, sensors=SENSORS, augment=ALL)),
+        "the same, augmented": ("forcing", replace(plain, sensors=SENSORS, augment=ALL)),
         "default sensors, resized from another size": (
             "forcing",
             replace(plain, buckets=(f"{size}x{size // 2}",)),

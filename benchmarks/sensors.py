@@ -24,7 +24,7 @@ from modality_forcing.types import Sample
 from modality_forcing.viz import colorize, contact_sheet
 
 RANGES = ((0.002, 0.05), (0.05, 0.5), (0.95, 0.95))
-OFF = {"mirror": 0.0, "crop": 0.0, "colour": 0.0, "degrade": 0.0, "texture": 0.0}
+OFF = {"mirror": 0.0, "crop": 0.0, "colour": 0.0, "degrade": 0.0, "texture": 0.0, "light": 0.0}
 AUGMENTATIONS = {
     **{name: AugmentConfig(**{**OFF, name: 1.0}) for name in OFF},
     "half of all": AugmentConfig(**dict.fromkeys(OFF, 0.5)),

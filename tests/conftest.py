@@ -2,14 +2,33 @@
 
 from __future__ import annotations
 
+import importlib.util
 import os
+from collections.abc import Callable
 from pathlib import Path
+from types import ModuleType
 
 # One thread each: the suite runs its files in parallel, and thread pools on few cores wait for each other.
 os.environ["OMP_NUM_THREADS"] = "1"
 
 import numpy as np
 import pytest
+
+
+@pytest.fixture(scope="session")
+def recipe_script() -> Callable[[str], ModuleType]:
+    """A script beside the recipes as a module, by its path there: "lowpoly/refine.py"."""
+
+    def load(path: str) -> ModuleType:
+        script = Path(__file__).resolve().parents[1] / "recipes" / path
+        spec = importlib.util.spec_from_file_location(script.stem, script)
+        assert spec is not None
+        assert spec.loader is not None
+        module = importlib.util.module_from_spec(spec)
+        spec.loader.exec_module(module)
+        return module
+
+    return load
 
 
 @pytest.fixture(scope="session")

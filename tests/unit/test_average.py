@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import subprocess
 import sys
 from dataclasses import replace
@@ -22,16 +21,12 @@ from modality_forcing.model.refiner import DepthRefiner
 from modality_forcing.pipeline import EMBEDDED
 from modality_forcing.presets import TINY
 
-SCRIPT = Path(__file__).resolve().parents[2] / "recipes/lowpoly/average.py"
 REFINER = RefinerConfig(widths=(8, 8), blocks=(1, 1), norm_groups=4)
 
 
 @pytest.fixture(scope="module")
-def script():
-    spec = importlib.util.spec_from_file_location("average", SCRIPT)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+def script(recipe_script):
+    return recipe_script("lowpoly/average.py")
 
 
 @pytest.fixture
@@ -78,7 +73,7 @@ def test_what_does_not_fit_is_said(script, models, tmp_path):
     with pytest.raises(UserError, match="transformer of"):
         script.average(before, str(EMBEDDED["lowpoly"]), 0.5, tmp_path / "out")
     result = subprocess.run(
-        [sys.executable, SCRIPT, before, after, "--share", "2", "--out", tmp_path / "out"],
+        [sys.executable, script.__file__, before, after, "--share", "2", "--out", tmp_path / "out"],
         capture_output=True, text=True, check=False,
     )  # fmt: skip
     assert result.returncode == 2

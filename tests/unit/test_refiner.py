@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
 from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -179,13 +177,8 @@ def test_completion_and_inpainting_sharpen_too(tiny_model, with_refiner, picture
 
 
 @pytest.fixture(scope="module")
-def refine():
-    """The recipe's script as a module."""
-    script = Path(__file__).resolve().parents[2] / "recipes/lowpoly/refine.py"
-    spec = importlib.util.spec_from_file_location("refine", script)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+def refine(recipe_script):
+    return recipe_script("lowpoly/refine.py")
 
 
 def test_training_begins_with_one_that_is_less_deep(refine):
