@@ -17,7 +17,7 @@ import pytest
 
 @pytest.fixture(scope="session")
 def recipe_script() -> Callable[[str], ModuleType]:
-    """A script beside the recipes as a module, by its path there: "lowpoly/refine.py"."""
+    """A script beside the recipes as a module, by its path there: "lowpoly/average.py"."""
 
     def load(path: str) -> ModuleType:
         script = Path(__file__).resolve().parents[1] / "recipes" / path

@@ -52,6 +52,7 @@ from modality_forcing.inputs import (
 )
 from modality_forcing.model.autoencoder import Autoencoder
 from modality_forcing.model.base import DiffusionTransformer
+from modality_forcing.model.refiner import DepthRefiner
 from modality_forcing.types import RGBD, PerModality
 
 EMBEDDED = {"lowpoly": Path(__file__).parent / "weights" / "lowpoly"}
@@ -155,13 +156,14 @@ class Pipeline(Completion, Inpainting):
         transformer: DiffusionTransformer,
         autoencoder: Autoencoder,
         text: TextEncoder,
+        refiner: DepthRefiner | None = None,
     ) -> Pipeline:
         """A pipeline on modules that somebody else owns, such as a training run that looks at itself.
 
         Nothing is copied or moved, and nothing is frozen. The results name no weight files.
         """
         pipeline = cls.__new__(cls)
-        pipeline.config, pipeline.autoencoder, pipeline.refiner = config, autoencoder, None
+        pipeline.config, pipeline.autoencoder, pipeline.refiner = config, autoencoder, refiner
         pipeline.checkpoint = None
         pipeline.engine = Engine(transformer, text, config.flow)
         pipeline.device = pipeline.engine.device

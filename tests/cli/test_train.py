@@ -78,6 +78,33 @@ def test_tiny_goes_from_nothing_to_a_model(mf: Run, work: Path) -> None:
     assert "--resume" in refused.err
 
 
+def test_a_refiner_is_the_last_stage_of_a_recipe(mf: Run, work: Path, shards: Path) -> None:
+    refiner = {"stage": "refiner", "model": {"refiner": {"widths": [8, 16], "blocks": [1, 2]}}}
+    log = {
+        "every": 1,
+        "sample_every": 3,
+        "validate_every": 3,
+        "validation": str(shards),
+        "validation_count": 2,
+    }
+    path = recipe(work, shards, stages=[{"stage": stage} for stage in STAGES] + [{**refiner, "log": log}])
+    result = mf("train", path, "--out", "run")
+    assert result.code == 0, result.err
+    assert result.out == "run/model\n"
+    rows = read_log(work / "run" / "refiner" / "log.jsonl")
+    assert [row["step"] for row in rows if "unrefined" in row] == [1, 2, 3]
+    assert rows[0]["depth"] == pytest.approx(rows[0]["unrefined"])
+    assert any(0 < row.get("val_abs_rel", 0) < 2 for row in rows)
+    config = json.loads((work / "run" / "model" / "config.json").read_text())
+    assert config["refiner"] == {"widths": [8, 16], "blocks": [1, 2], "norm_groups": 8}
+    grid = work / "run" / "refiner" / "samples" / "step_00000003.png"
+    assert mf("i2d", "--model", "run/model", "--image", grid, "--out", "i2d").code == 0
+    again = mf("train", path, "--out", "run", "--resume", "refiner.steps=5")
+    assert again.code == 0, again.err
+    assert "forcing: finished before" in again.err
+    assert [row["step"] for row in read_log(work / "run" / "refiner" / "log.jsonl") if "loss" in row][-1] == 5
+
+
 @pytest.mark.parametrize(("precision", "told"), [("bf16", 1), ("fp32", 0)])
 def test_bfloat16_on_a_cpu_without_it_is_pointed_out(
     precision: str, told: int, mf: Run, work: Path, shards: Path, monkeypatch: pytest.MonkeyPatch

@@ -9,7 +9,8 @@ import pytest
 import training_runs as runs
 from processes import together
 
-from modality_forcing.config import ForcingConfig, LoraConfig, ParallelConfig, TrainConfig
+from modality_forcing.config import ForcingConfig, LoraConfig, ParallelConfig, RefinerConfig, TrainConfig
+from modality_forcing.presets import TINY
 
 pytestmark = pytest.mark.slow
 
@@ -81,6 +82,15 @@ def test_the_autoencoder_is_sharded_too(toy, tmp_path):
     """Convolutions under Muon, latent statistics in buffers, random crops."""
     plain = together(0, runs.train, toy["autoencoder"], tmp_path / "plain", 4)
     same(together(2, runs.train, toy["autoencoder"], tmp_path / "two", 4), plain)
+
+
+def test_the_refiner_and_its_transformer_are_sharded_too(toy, tiny_model, tmp_path):
+    sizes = RefinerConfig(widths=(8, 16, 16, 24), blocks=(1, 1, 1, 2), norm_groups=4)
+    model = replace(TINY, refiner=sizes)
+    config = replace(toy["forcing"], stage="refiner", model=model, init=str(tiny_model))
+    plain = together(0, runs.refine_smoothly, config, tmp_path / "plain", 4)
+    assert plain["means"][3]["depth"] < plain["means"][3]["unrefined"]
+    same(together(2, runs.refine_smoothly, config, tmp_path / "two", 4), plain)
 
 
 @pytest.mark.parametrize("freeze", [(), ("img_in", "txt_in", "time_in", "double_stream_modulation_img",

@@ -12,6 +12,7 @@ from modality_forcing.config import (
     DataConfig,
     LogConfig,
     OptimConfig,
+    RefinerConfig,
     SourceConfig,
     TrainConfig,
 )
@@ -45,8 +46,15 @@ def configs(base, tmp_path_factory) -> dict[str, TrainConfig]:
     finish_autoencoder(base, autoencoder, num_batches=3)
     t2i_config = replace(base, stage="t2i", autoencoder=str(autoencoder))
     Trainer(replace(t2i_config, steps=2), t2i).run()
+    forcing_config = replace(t2i_config, stage="forcing", init=str(t2i))
+    forcing = runs / "forcing"
+    Trainer(replace(forcing_config, steps=2), forcing).run()
+    sizes = RefinerConfig(widths=(8, 16, 16, 24), blocks=(1, 1, 1, 2), norm_groups=4)
     return {
         "autoencoder": base,
         "t2i": t2i_config,
-        "forcing": replace(t2i_config, stage="forcing", init=str(t2i)),
+        "forcing": forcing_config,
+        "refiner": replace(
+            t2i_config, stage="refiner", init=str(forcing), model=replace(TINY, refiner=sizes)
+        ),
     }

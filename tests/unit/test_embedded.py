@@ -21,7 +21,7 @@ def pipeline() -> Pipeline:
 def test_it_is_the_preset_and_small(pipeline):
     config, preset = to_dict(pipeline.config), to_dict(LOWPOLY)
     assert config.pop("note") != preset.pop("note")
-    # Training makes the transformer; the refiner comes beside it (recipes/lowpoly/refine.py).
+    # The preset is what stage "forcing" trains; the refiner comes after it.
     assert config.pop("refiner") == to_dict(LOWPOLY_REFINER)
     assert preset.pop("refiner") is None
     assert config == preset

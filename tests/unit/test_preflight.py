@@ -14,6 +14,8 @@ from modality_forcing.errors import UserError
 from modality_forcing.training import preflight
 from modality_forcing.training.recipes import Recipe, read_recipe
 
+REFINED = {"model": {"preset": "tiny", "refiner": {"blocks": [1, 1, 2, 4]}}}
+LATENT = {"depth_coding": "latent"}
 FORCING = {"stage": "forcing", "model": "tiny", "image_size": 64, "data": "shards", "autoencoder": "ae"}
 
 
@@ -51,6 +53,17 @@ def test_good_settings_pass(recipe):
         ({"model": {"preset": "tiny", "transformer": {"depth_channels": None}}}, "has no depth stream"),
         ({"model": {"preset": "tiny", "transformer": {"depth_channels": 64}}}, "they must be the same"),
         ({"forcing": {"distill_high": 1.0}}, "needs a teacher"),
+        ({"stage": "refiner", "init": "m"}, "needs sizes of one"),
+        ({"stage": "refiner", **REFINED}, "needs init=FOLDER"),
+        ({"stage": "refiner", "init": "m", "lora": {"rank": 2}, **REFINED}, r"lora\.rank is 2"),
+        (
+            {"stage": "refiner", "init": "m", "forcing": {"depth_coding": "latent"}, **REFINED},
+            "depth in pixels",
+        ),
+        (
+            {"stage": "refiner", "model": {"preset": "tiny", "transformer": {"depth_channels": None}}},
+            "stage refiner needs one",
+        ),
         ({"log": {"validate_every": 3}}, "log.validation is empty"),
         ({"log": {"sample_every": 3}}, "log.validation is empty"),
         (

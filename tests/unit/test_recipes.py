@@ -47,7 +47,7 @@ def test_recipe_in_the_repository(path, tmp_path):
         if recipe.single:
             assert stage.config.stage in path.stem or stage.config.lora.rank > 0
         if path.parent.name == "lowpoly":
-            assert stage.config.model == LOWPOLY
+            assert replace(stage.config.model, refiner=None) == LOWPOLY
     again = write(tmp_path, recipe.to_dict())
     assert replace(read_recipe(again, tmp_path / "run"), name=recipe.name) == recipe
 
@@ -67,10 +67,17 @@ def test_tiny_and_the_stages_of_lowpoly_are_there():
         "runs/onward/long",
         "runs/onward/longer",
         "runs/onward/near",
+        "runs/onward/near",
+        "runs/onward/visitors",
     ]
+    *_, longer, near, edges, visitors, close = (stage.config for stage in onward)
+    forcing = [stage.config for stage in onward if stage.config.stage == "forcing"]
     teachers = ["runs/forcing"] * 3 + [f"runs/onward/{name}" for name in ("long", "longer", "near")]
-    assert [stage.config.forcing.teacher for stage in onward] == teachers
-    *_, longer, near, visitors = (stage.config for stage in onward)
+    assert [config.forcing.teacher for config in forcing] == teachers
+    assert [config.stage for config in (edges, close)] == ["refiner"] * 2
+    assert (edges.refine.start, close.refine.start) == ("", "runs/onward/edges")
+    assert edges.model.refiner == close.model.refiner
+    assert close.data.sources == visitors.data.sources
     for config in (longer, near):
         assert [source.weight for source in config.data.sources] == [0.6, 0.4]
         assert config.data.sensors == onward[0].config.data.sensors

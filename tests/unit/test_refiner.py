@@ -12,10 +12,10 @@ import torch
 from modality_forcing import Pipeline
 from modality_forcing.checkpoint.layouts import open_checkpoint
 from modality_forcing.checkpoint.writing import convert, save_model
-from modality_forcing.config import ModelConfig, OptimConfig, RefinerConfig
+from modality_forcing.config import ModelConfig, RefinerConfig
 from modality_forcing.errors import UserError
 from modality_forcing.model.refiner import DepthRefiner
-from modality_forcing.training.optim import EMA, make_optimizers
+from modality_forcing.model.warm_start import deepen_refiner
 
 SIZES = RefinerConfig(widths=(8, 16, 16, 24), blocks=(1, 1, 2, 3), norm_groups=4)
 
@@ -176,46 +176,14 @@ def test_completion_and_inpainting_sharpen_too(tiny_model, with_refiner, picture
     np.testing.assert_array_equal(without[~hole], with_it[~hole])
 
 
-@pytest.fixture(scope="module")
-def refine(recipe_script):
-    return recipe_script("lowpoly/refine.py")
-
-
-def test_training_begins_with_one_that_is_less_deep(refine):
+def test_training_begins_with_one_that_is_less_deep():
     contracted, image = torch.rand(2, 1, 32, 32) * 2, torch.rand(2, 3, 32, 32) * 2 - 1
     smaller = trained(replace(SIZES, blocks=(1, 1, 1, 1)))
     deeper = DepthRefiner(SIZES)
-    refine.begin_with(deeper, smaller)
+    deepen_refiner(deeper, smaller.config, smaller.state_dict())
     assert torch.equal(deeper(contracted, image), smaller(contracted, image))
     assert not torch.equal(smaller(contracted, image), contracted)
-    for other in (None, trained(replace(SIZES, blocks=(1, 2, 1, 1))), trained(replace(SIZES, norm_groups=2))):
-        with pytest.raises(UserError, match="--init"):
-            refine.begin_with(deeper, other)
-
-
-def test_training_goes_on_where_it_stopped(refine, tmp_path):
-    """Weights, averages and both optimizers come back: the next step is the same to the bit."""
-    contracted, image = torch.rand(2, 1, 32, 32) * 2, torch.rand(2, 3, 32, 32) * 2 - 1
-
-    def start() -> tuple[DepthRefiner, EMA, list[torch.optim.Optimizer]]:
-        torch.manual_seed(0)
-        refiner = DepthRefiner(SIZES)
-        return refiner, EMA(refiner, 0.9), make_optimizers(refiner, OptimConfig())
-
-    def step(number: int, refiner: DepthRefiner, ema: EMA, optimizers: list[torch.optim.Optimizer]) -> None:
-        refiner.zero_grad()
-        (refiner(contracted, image) - 1).square().mean().backward()
-        for optimizer in optimizers:
-            optimizer.step()
-        ema.update(refiner, number)
-
-    straight, stopped = start(), start()
-    for number in range(3):
-        step(number, *straight)
-    refine.save(tmp_path / "state.safetensors", 3, *straight)
-    assert refine.restore(tmp_path / "state.safetensors", *stopped) == 3
-    for parts in (straight, stopped):
-        step(3, *parts)
-    for name, value in straight[0].state_dict().items():
-        assert torch.equal(value, stopped[0].state_dict()[name])
-        assert torch.equal(straight[1].shadow[name], stopped[1].shadow[name])
+    for blocks, groups in (((1, 2, 1, 1), 4), ((1, 1, 1, 1), 2)):
+        other = trained(replace(SIZES, blocks=blocks, norm_groups=groups))
+        with pytest.raises(ValueError, match="right is as wide and no deeper"):
+            deepen_refiner(deeper, other.config, other.state_dict())

@@ -14,6 +14,7 @@ from safetensors.torch import load_file
 from trainers import differing, everything, measured
 
 from modality_forcing.config import (
+    STAGES,
     DataConfig,
     ForcingConfig,
     LogConfig,
@@ -25,8 +26,6 @@ from modality_forcing.errors import UserError
 from modality_forcing.training import state
 from modality_forcing.training.encoding import load_autoencoder
 from modality_forcing.training.trainer import Trainer
-
-STAGES = ["autoencoder", "t2i", "forcing"]
 
 
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
@@ -77,6 +76,7 @@ def test_a_stage_runs_and_leaves_a_run_folder(stage, configs, tmp_path):
         "autoencoder": {"l1", "psnr"},
         "t2i": {"rgb"},
         "forcing": {"rgb", "depth", "rgb_joint", "depth_i2d"},
+        "refiner": {"depth", "unrefined"},
     }
     assert own[stage] <= {name for row in rows for name in row}
     assert ("rgb_shift" in rows[0]) == (stage == "forcing")
@@ -104,7 +104,7 @@ def test_rows_are_means_over_what_counted_since_the_last_one(configs, tmp_path):
         assert sum(steps[0].counts[part] for part in parts) == pytest.approx(steps[0].counts[name])
 
 
-@pytest.mark.parametrize("stage", STAGES)
+@pytest.mark.parametrize("stage", ["autoencoder", "t2i", "forcing"])  # refiner: test_refining.py
 def test_micro_batches_change_nothing(stage, configs, tmp_path):
     config = replace(configs[stage], precision="fp32", crop=16 if stage == "autoencoder" else 0)
     whole = Trainer(config, tmp_path / "whole")

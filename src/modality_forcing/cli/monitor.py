@@ -37,14 +37,16 @@ class Parts:
     """What a stage has to look at. ``model`` holds the weights to look at already.
 
     Attributes:
-        model: the autoencoder in its own stage, else the transformer.
+        model: the autoencoder and the refiner in their own stages, else the transformer.
         autoencoder: the frozen one; None in the autoencoder's own stage.
         encode: texts -> (B, T, C).
+        estimator: the frozen transformer; None where ``model`` is one.
     """
 
     model: Any
     autoencoder: Any = None
     encode: Callable[[list[str]], Tensor] | None = None
+    estimator: Any = None
 
 
 class _Text:
@@ -113,7 +115,7 @@ class Monitor:
             return self._draw_both(parts)
 
     def validate(self, parts: Parts) -> dict[str, float]:
-        """Numbers by name: depth errors in the forcing stage, PSNR in the autoencoder's, none in between."""
+        """Numbers by name: PSNR in the autoencoder's stage, none in text to image, else depth errors."""
         with _looking(parts.model):
             if self.config.stage == "autoencoder":
                 pairs = [self._reconstruct(parts.model, s) for s in self.samples]
@@ -172,7 +174,9 @@ class Monitor:
         text = _Text(
             parts.encode, self.model_config.transformer.text_width, self.model_config.text.max_tokens
         )
-        return Pipeline.around(self.model_config, parts.model, parts.autoencoder, text)
+        if parts.estimator is None:
+            return Pipeline.around(self.model_config, parts.model, parts.autoencoder, text)
+        return Pipeline.around(self.model_config, parts.estimator, parts.autoencoder, text, parts.model)
 
     def _reconstruct(self, autoencoder: Any, one: Sample) -> tuple[np.ndarray, np.ndarray]:
         """A picture of the stage's size and what the autoencoder makes of it."""

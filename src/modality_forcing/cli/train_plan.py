@@ -57,6 +57,8 @@ def stage_lines(stage: Stage, recipe: Recipe) -> list[str]:
         rows.append(("text encoder", f"{config.model.text.encoder} (not counted below)"))
     if config.init:
         rows.append(("starts from", _weights(config.init, recipe)))
+    if config.refine.start:
+        rows.append(("refiner from", _weights(config.refine.start, recipe)))
     rows.append(("processes", mesh))
     rows += estimate(config, processes).rows()
     width = max(len(name) for name, _ in rows)

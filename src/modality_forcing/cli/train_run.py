@@ -132,7 +132,7 @@ def _run_stage(stage: Stage, view: View, world: World, *, resume: bool) -> bool:
     monitor = Monitor(config, read_validation(config.log))
     view.say(f"{stage.name}: reading data and building the model")
     trainer = Trainer(config, stage.folder, resume=resume)
-    if config.precision == "bf16" and config.stage != "autoencoder" and emulates_bfloat16(world.device):
+    if config.precision == "bf16" and config.stage in ("t2i", "forcing") and emulates_bfloat16(world.device):
         view.say(f"{stage.name}: this CPU has no bfloat16 instructions; precision=fp32 is faster here")
     sinks = open_sinks(stage.folder, config, trainer.step) if world.first else Sinks()
     view.stage(stage.name, config.steps, trainer.step)
@@ -171,7 +171,8 @@ def _looker(stage: Stage, monitor: Monitor, sinks: Sinks, view: View) -> Callabl
             return
         parts = Parts(trainer.model)
         if trainer.encoders is not None:
-            parts = Parts(trainer.model, trainer.encoders.autoencoder, trainer.encoders.text)
+            encoders = trainer.encoders
+            parts = Parts(trainer.model, encoders.autoencoder, encoders.text, trainer.estimator)
         world = trainer.world
         # As in training; sharded weights are gathered in bf16 by themselves, and CPUs sample in float32.
         half = config.precision == "bf16" and world.device.type != "cpu" and not world.grouped
@@ -195,9 +196,9 @@ def _looker(stage: Stage, monitor: Monitor, sinks: Sinks, view: View) -> Callabl
 
 
 def _result(recipe: Recipe, view: View) -> Path:
-    """The model folder of a run that ends with modality forcing; else the last checkpoint."""
+    """The model folder of a run that ends with a model of depth; else the last checkpoint."""
     stage = recipe.stages[-1]
-    if stage.config.stage != "forcing":
+    if stage.config.stage not in ("forcing", "refiner"):
         return state.latest(stage.folder)
     view.say(f"writing {recipe.run / MODEL}")
     return export_run(stage.folder, recipe.run / MODEL, origin=f"the recipe {recipe.name}")

@@ -17,6 +17,7 @@ from modality_forcing.config.model import (
 from modality_forcing.config.parsing import from_dict, override, to_dict
 from modality_forcing.config.recipe import MakeConfig
 from modality_forcing.config.training import (
+    STAGES,
     AugmentConfig,
     CheckpointConfig,
     DataConfig,
@@ -25,12 +26,14 @@ from modality_forcing.config.training import (
     LoraConfig,
     OptimConfig,
     ParallelConfig,
+    RefineConfig,
     SensorConfig,
     SourceConfig,
     TrainConfig,
 )
 
 __all__ = [
+    "STAGES",
     "AugmentConfig",
     "AutoencoderConfig",
     "CheckpointConfig",
@@ -44,6 +47,7 @@ __all__ = [
     "ModelConfig",
     "OptimConfig",
     "ParallelConfig",
+    "RefineConfig",
     "RefinerConfig",
     "SamplerConfig",
     "SensorConfig",

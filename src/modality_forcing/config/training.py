@@ -9,6 +9,9 @@ from dataclasses import dataclass, field
 from modality_forcing.config.model import ModelConfig
 from modality_forcing.errors import UserError
 
+STAGES = ("autoencoder", "t2i", "forcing", "refiner")
+"""What a run can train, in the order of a whole recipe."""
+
 
 def _require(condition: bool, name: str, value: object, right: str) -> None:
     if not condition:
@@ -218,6 +221,27 @@ class ForcingConfig:
 
 
 @dataclass(frozen=True)
+class RefineConfig:
+    """The stage that trains ``model.refiner`` beside a finished transformer (ours)."""
+
+    start: str = ""
+    """Run or model folder whose refiner to start from, as wide as ``model.refiner`` and no deeper; "": one
+    that changes nothing."""
+    wordless: float = 0.5
+    """Probability that the transformer estimates depth without the caption."""
+    decoded: float = 0.3
+    """Probability that the refiner sees the image as the autoencoder returns it: generated ones come so."""
+    unclean: float = 0.3
+    noisiest: float = 0.7
+    """Probability that the transformer sees a noisy image, as it does while both are sampled, and the highest
+    level of that noise."""
+
+    def __post_init__(self) -> None:
+        for name in ("wordless", "decoded", "unclean", "noisiest"):
+            _require(0 <= getattr(self, name) <= 1, f"refine.{name}", getattr(self, name), "right is 0..1")
+
+
+@dataclass(frozen=True)
 class LoraConfig:
     """Low-rank adapters instead of full training (through peft); rank 0: off."""
 
@@ -310,7 +334,7 @@ class TrainConfig:
     """One training run of one stage."""
 
     stage: str = "forcing"
-    """"autoencoder", "t2i" or "forcing"."""
+    """"autoencoder", "t2i", "forcing" or "refiner"."""
     steps: int = 1000
     batch: int = 32
     """Samples per step over all processes and micro-batches."""
@@ -318,9 +342,10 @@ class TrainConfig:
     image_size: int = 128
     data: DataConfig = field(default_factory=DataConfig)
     autoencoder: str = ""
-    """Run or model folder the autoencoder comes from (stages t2i, forcing)."""
+    """Run or model folder the autoencoder comes from (all stages but its own)."""
     init: str = ""
-    """Run, model folder or checkpoint to warm-start the transformer from (stage forcing: the T2I run)."""
+    """Run, model folder or checkpoint to warm-start the transformer from (stage forcing: the T2I run); stage
+    refiner: the finished transformer, which stays as it is."""
     freeze: tuple[str, ...] = ()
     """Weights that do not train: the starts of their names, or "rgb_double_blocks" for the image's and the
     text's part of the double blocks (FLUX.2 post-training)."""
@@ -342,14 +367,14 @@ class TrainConfig:
     model: ModelConfig = field(default_factory=ModelConfig)
     optim: OptimConfig = field(default_factory=OptimConfig)
     forcing: ForcingConfig = field(default_factory=ForcingConfig)
+    refine: RefineConfig = field(default_factory=RefineConfig)
     lora: LoraConfig = field(default_factory=LoraConfig)
     parallel: ParallelConfig = field(default_factory=ParallelConfig)
     checkpoint: CheckpointConfig = field(default_factory=CheckpointConfig)
     log: LogConfig = field(default_factory=LogConfig)
 
     def __post_init__(self) -> None:
-        _require(self.stage in ("autoencoder", "t2i", "forcing"), "stage", self.stage,
-                 "known: autoencoder, t2i, forcing")  # fmt: skip
+        _require(self.stage in STAGES, "stage", self.stage, f"known: {', '.join(STAGES)}")
         _require(self.precision in ("bf16", "fp32"), "precision", self.precision, "known: bf16, fp32")
         _require(re.fullmatch(r"(cpu|mps|cuda(:\d{1,3})?)?", self.text_device) is not None, "text_device",
                  self.text_device, "right is cpu, cuda, cuda:N, mps, or empty")  # fmt: skip

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from dataclasses import replace
 
 import torch
 from torch import Tensor, nn
 
+from modality_forcing.config import RefinerConfig
 from modality_forcing.errors import UserError
 from modality_forcing.model.base import DiffusionTransformer
+from modality_forcing.model.refiner import DepthRefiner
 
 CLONED = (
     (re.compile(r"^(double_blocks\.\d+)\.depth_(attn|mlp)\."), r"\1.img_\2."),
@@ -164,3 +167,19 @@ def _shaped(backbone: dict[str, Tensor], name: str, like: Tensor) -> Tensor:
     if backbone[name].shape != like.shape:
         raise ValueError(f"{name} is {tuple(backbone[name].shape)}, the model needs {tuple(like.shape)}")
     return backbone[name]
+
+
+def deepen_refiner(refiner: DepthRefiner, config: RefinerConfig, weights: Mapping[str, Tensor]) -> None:
+    """Fill ``refiner`` with the weights of one as wide and no deeper; blocks that it lacks stay the identity.
+
+    Args:
+        config, weights: sizes and state dict of the other one.
+
+    Raises:
+        ValueError: sizes that do not fit.
+    """
+    ours = refiner.config
+    fits = replace(config, blocks=ours.blocks) == ours
+    if not fits or any(a < b for a, b in zip(ours.blocks, config.blocks, strict=True)):
+        raise ValueError(f"a refiner of {config} does not fit into {ours}; right is as wide and no deeper")
+    refiner.load_state_dict({**refiner.state_dict(), **weights}, strict=True)

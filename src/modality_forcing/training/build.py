@@ -1,4 +1,4 @@
-"""The model a run trains, with its first weights; and what it learns from beside the data: the teacher."""
+"""The model a run trains, with its first weights; and the frozen ones beside it: teacher, estimator."""
 
 from __future__ import annotations
 
@@ -13,12 +13,19 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from modality_forcing.checkpoint.layouts import AUTOENCODER_FILE, open_checkpoint
-from modality_forcing.config import LoraConfig, TrainConfig, from_dict
+from modality_forcing.config import (
+    RefinerConfig,
+    TrainConfig,
+    TransformerConfig,
+    from_dict,
+)
 from modality_forcing.errors import UserError
 from modality_forcing.io.atomic import atomic_file
 from modality_forcing.model.autoencoder import Autoencoder
 from modality_forcing.model.build import build_transformer
+from modality_forcing.model.refiner import DepthRefiner
 from modality_forcing.model.warm_start import (
+    deepen_refiner,
     freeze,
     initialise,
     initialise_autoencoder,
@@ -32,6 +39,9 @@ from modality_forcing.training.parallelize import FLOAT32_PARTS, compute_dtype, 
 from modality_forcing.training.randomness import WEIGHTS, generator_for, seed_for
 from modality_forcing.training.stages import Noisy, Teach
 
+REFINER_PRECISION = "fp32"
+"""Of the refiner, whatever the run's is: bf16 in what writes depth causes banding, and it is small."""
+
 
 @dataclass
 class Built:
@@ -40,11 +50,13 @@ class Built:
     Attributes:
         model: its weights and which of them train.
         teach: the text-to-image model of self-distillation; None without.
+        estimator: the frozen transformer whose depth is refined; None in all stages but that.
         grown: whether it was just grown from a text-to-image model.
     """
 
     model: nn.Module
     teach: Teach | None = None
+    estimator: nn.Module | None = None
     grown: bool = False
 
 
@@ -59,6 +71,8 @@ def build(config: TrainConfig, world: World, *, resuming: bool) -> Built:
     """
     if config.stage == "autoencoder":
         return Built(_build_autoencoder(config, world))
+    if config.stage == "refiner":
+        return _build_refiner(config, world, resuming=resuming)
     names = weight_names(config.init) if config.init and not (resuming and not _distills(config)) else set()
     has_depth = any(name.startswith("depth_in") for name in names)
     grown = config.stage == "forcing" and bool(names) and not has_depth
@@ -90,11 +104,12 @@ def build(config: TrainConfig, world: World, *, resuming: bool) -> Built:
         source = config.forcing.teacher or config.init
         shared = source == config.init and grown and (config.lora.rank > 0 or not trainable & names)
         known = weights if source == config.init or not world.first else load_weights(source)
-        teach = _student_itself if shared else _Teacher(_build_teacher(config, known, source, world))
+        backbone = config.model.transformer.backbone()
+        teach = _student_itself if shared else _Teacher(_build_frozen(config, backbone, known, source, world))
     has_dropout = config.lora.rank > 0 and config.lora.dropout > 0
     prepare_blocks(model, config.parallel, has_dropout=has_dropout)
     place(model, config.parallel, config.batch, config.precision, world)
-    return Built(model, teach, grown and not resuming)
+    return Built(model, teach, grown=grown and not resuming)
 
 
 def _distills(config: TrainConfig) -> bool:
@@ -107,16 +122,16 @@ def _where_built(world: World) -> contextlib.AbstractContextManager[Any]:
     return contextlib.nullcontext() if world.first else torch.device("meta")
 
 
-def _fitting(fill: Any, source: str) -> None:
+def _fitting(fill: Any, source: str, setting: str = "init") -> None:
     try:
         fill()
     except (ValueError, RuntimeError) as error:
         text = " ".join(str(error).split())
-        raise UserError(f"init={source} does not fit the model: {text[:400]}") from None
+        raise UserError(f"{setting}={source} does not fit the model: {text[:400]}") from None
 
 
 def channels_last(config: TrainConfig, world: World) -> bool:
-    """Whether the autoencoder's convolutions lie channels-last, which is faster on CPUs.
+    """Whether the convolutions of autoencoder and refiner lie channels-last, which is faster on CPUs.
 
     Not when sharded, which takes contiguous weights only, nor with frozen parts: PyTorch 2.13 crashes in the
     backward pass of a channels-last GroupNorm whose input needs no gradient.
@@ -135,6 +150,25 @@ def _build_autoencoder(config: TrainConfig, world: World) -> nn.Module:
         model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     place(model, config.parallel, config.batch, config.precision, world)
     return model
+
+
+def _build_refiner(config: TrainConfig, world: World, *, resuming: bool) -> Built:
+    """The refiner, new or begun with another one's weights, and the transformer that it works behind."""
+    if config.model.refiner is None or not config.init:
+        raise UserError("stage refiner needs the sizes model.refiner and init=FOLDER of a finished model")
+    with torch.random.fork_rng(), _where_built(world):
+        torch.manual_seed(config.seed)
+        model = DepthRefiner(config.model.refiner)
+    if config.refine.start and world.first and not resuming:
+        sizes, weights = _refiner_of(config.refine.start)
+        _fitting(lambda: deepen_refiner(model, sizes, weights), config.refine.start, "refine.start")
+    freeze(model, config.freeze)
+    if channels_last(config, world):
+        model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    place(model, config.parallel, config.batch, REFINER_PRECISION, world)
+    known = load_weights(config.init) if world.first else {}
+    estimator = _build_frozen(config, config.model.transformer, known, config.init, world)
+    return Built(model, estimator=estimator)
 
 
 def _choose_trainable(model: nn.Module, config: TrainConfig, world: World) -> None:
@@ -169,18 +203,21 @@ def _student_itself(student: nn.Module, work: Noisy) -> Tensor:
         return student(work.rgb_t, None, work.text, work.image_rope, work.t_rgb)[0]
 
 
-def _build_teacher(config: TrainConfig, weights: dict[str, Tensor], source: str, world: World) -> nn.Module:
-    """The text-to-image part of the model that ``weights`` from ``source`` are of."""
+def _build_frozen(
+    config: TrainConfig, sizes: TransformerConfig, weights: dict[str, Tensor], source: str, world: World
+) -> nn.Module:
+    """A transformer of ``sizes`` that does not train; of ``weights`` from ``source`` it takes what it has."""
     with _where_built(world):
-        model = build_transformer(config.model.transformer.backbone())
+        model = build_transformer(sizes)
     if world.first:
         names = model.state_dict().keys()
-        image_part = {name: value for name, value in weights.items() if name in names}
-        _fitting(lambda: model.load_state_dict(image_part, strict=True), source)
+        part = {name: value for name, value in weights.items() if name in names}
+        _fitting(lambda: model.load_state_dict(part, strict=True), source)
     model.eval().requires_grad_(False)
     small = compute_dtype(config.precision, world.device)
-    if small is not None:
-        model.to(small)
+    for name, p in model.named_parameters():
+        if small is not None and not name.startswith(FLOAT32_PARTS):
+            p.data = p.data.to(small)
     return place(model, config.parallel, config.batch, config.precision, world)
 
 
@@ -192,12 +229,44 @@ def _is_run(source: str | Path) -> bool:
     return (path / "checkpoints").is_dir() or (not path.exists() and str(source).startswith((".", "/", "~")))
 
 
+def _config_of(run: str | Path) -> TrainConfig:
+    """What the newest checkpoint of a run was made with."""
+    newest = _averages(run).parent
+    return from_dict(TrainConfig, state.read_note(newest)["config"], str(newest / state.NOTE))
+
+
+def _transformer_of(source: str | Path) -> str | Path:
+    """A refiner's run stands for the model whose depth it refines."""
+    if not _is_run(source):
+        return source
+    config = _config_of(source)
+    return config.init if config.stage == "refiner" else source
+
+
+def _refiner_of(source: str) -> tuple[RefinerConfig, dict[str, Tensor]]:
+    """Sizes and float32 weights of the refiner in a run of that stage or in a model.
+
+    Raises:
+        UserError: there is none.
+    """
+    if _is_run(source):
+        config = _config_of(source)
+        if config.stage == "refiner" and config.model.refiner is not None:
+            return config.model.refiner, load_file(_averages(source))
+    else:
+        refiner = open_checkpoint(source).load_refiner()
+        if refiner is not None:
+            return refiner.config, dict(refiner.state_dict())
+    raise UserError(f"refine.start={source} has no refiner; right is a refiner's run or a model with one")
+
+
 def weight_names(source: str | Path) -> set[str]:
     """Names of the transformer weights in a run or a model of any layout; only headers are read.
 
     Raises:
         UserError: nothing there, or no transformer in it.
     """
+    source = _transformer_of(source)
     if _is_run(source):
         with safe_open(_averages(source), framework="pt") as file:
             names = {name.replace(".base_layer.", ".") for name in file.keys()}  # noqa: SIM118
@@ -216,11 +285,11 @@ def load_weights(source: str | Path) -> dict[str, Tensor]:
     Raises:
         UserError: nothing there, or no transformer in it.
     """
+    source = _transformer_of(source)
     if not _is_run(source):
         return dict(open_checkpoint(source).load_transformer(torch.float32).state_dict())
     weights = load_file(_averages(source))
-    settings = state.read_note(_averages(source).parent)["config"].get("lora", {})
-    adapters = from_dict(LoraConfig, settings, "lora")
+    adapters = _config_of(source).lora
     return lora.merge_state(weights, adapters) if adapters.rank > 0 else weights
 
 

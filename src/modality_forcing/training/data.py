@@ -20,7 +20,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from modality_forcing.config import AugmentConfig, DataConfig
+from modality_forcing.config import STAGES, AugmentConfig, DataConfig
 from modality_forcing.data.augment import augment
 from modality_forcing.data.sensors import SensorMix
 from modality_forcing.errors import TrainingError, UserError
@@ -29,7 +29,8 @@ from modality_forcing.training.mixture import SAMPLE, SENSOR, Mixture, Place, rn
 from modality_forcing.training.sources import BadSample, Source
 from modality_forcing.types import Sample
 
-STAGES = ("autoencoder", "t2i", "forcing")
+WITH_DEPTH = ("forcing", "refiner")
+"""Stages that learn from depth; the others never decode it."""
 TYPICAL_METRES = 4.0
 """Median depth of a map of unknown scale while a simulated sensor, which thinks in metres, looks at it."""
 ATTEMPTS = 1000
@@ -124,7 +125,7 @@ class _Steps:
     ) -> None:  # fmt: skip
         self.data, self.mixture, self.sources, self.buckets = data, mixture, sources, buckets
         self.seed, self.slots, self.accumulate = seed, slots, accumulate
-        self.with_depth = stage == "forcing"
+        self.with_depth = stage in WITH_DEPTH
         self.fields = {"rgb", "ids"} if data.augment.texture else {"rgb"}
         sensed = any(source.config.depth == "sensors" for source in sources)
         self.sensors = SensorMix(data.sensors) if self.with_depth and sensed else None
@@ -250,7 +251,7 @@ class Loader:
         accumulate: micro-batches per step on each process.
         seed: of the run, not negative.
         size: side of the squares without buckets, in pixels.
-        stage: "autoencoder" and "t2i" never decode depth.
+        stage: see ``config.STAGES``.
         rank, world: this process and how many there are.
         multiple: pixels per token; sizes must be multiples of it.
 
@@ -274,8 +275,8 @@ class Loader:
             raise UserError(f"batch={batch} is no multiple of {world} processes x {accumulate} micro-batches")
         if not data.sources:
             raise UserError("data names no folder of shards; make one with mf data make and give data=FOLDER")
-        if stage == "forcing" and all(source.depth == "none" for source in data.sources):
-            raise UserError('every source has depth "none"; stage forcing needs at least one with depth')
+        if stage in WITH_DEPTH and all(source.depth == "none" for source in data.sources):
+            raise UserError(f'every source has depth "none"; stage {stage} needs at least one with depth')
         self.data = data
         self.buckets = parse_buckets(data.buckets, size, multiple)
         self.sources = [Source(source) for source in data.sources]

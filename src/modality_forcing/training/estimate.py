@@ -6,7 +6,8 @@ an accelerator with precision=bf16, without what its runtime takes for itself.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 
 import torch
 from torch import nn
@@ -18,7 +19,10 @@ from modality_forcing.model.adapted import choose_trainable
 from modality_forcing.model.autoencoder import Autoencoder
 from modality_forcing.model.build import build_transformer
 from modality_forcing.model.flops import Flops, Tokens, forward_flops, of_depth, training_flops
+from modality_forcing.model.refiner import DepthRefiner
+from modality_forcing.training.data import WITH_DEPTH
 from modality_forcing.training.optim import is_block_matrix
+from modality_forcing.training.refining import RefinerStage
 
 ACTIVATION_BYTES = 68
 """Bytes that one block keeps for the backward pass per token and hidden channel, in bf16 without compilation
@@ -52,7 +56,8 @@ class Memory:
         gradients, optimizer, averages: of what trains, float32; this process's share.
         copies: bfloat16 copies that the computation works on.
         activations: kept for the backward pass of one micro-batch.
-        teacher: a second, frozen copy of the text-to-image model, where self-distillation needs one.
+        teacher: a frozen transformer beside what trains: the text-to-image model of self-distillation (where
+            it needs a second copy), or the one whose depth is refined.
         encoders: the frozen autoencoder.
     """
 
@@ -140,7 +145,7 @@ def sample_tokens(config: TrainConfig) -> Tokens:
             raise UserError(f"data.buckets is {config.data.buckets}; right is WIDTHxHEIGHT each") from None
     side = config.model.autoencoder.downscale
     image = max((w // side) * (h // side) for w, h in sizes)
-    return Tokens(config.model.text.max_tokens, image, image if config.stage == "forcing" else 0)
+    return Tokens(config.model.text.max_tokens, image, image if config.stage in WITH_DEPTH else 0)
 
 
 def estimate(config: TrainConfig, world: int = 1) -> Estimate:
@@ -157,6 +162,8 @@ def estimate(config: TrainConfig, world: int = 1) -> Estimate:
         autoencoder = Autoencoder(config.model.autoencoder)
     if config.stage == "autoencoder":
         return _autoencoder(config, autoencoder, share, per_process)
+    if config.stage == "refiner":
+        return _refiner(config, autoencoder, share, per_process)
     sizes = config.model.transformer
     sizes = sizes if config.stage == "forcing" else sizes.backbone()
     with torch.device("meta"):
@@ -217,6 +224,67 @@ def estimate(config: TrainConfig, world: int = 1) -> Estimate:
 def _autoencoder(config: TrainConfig, model: Autoencoder, share: int, per_process: int) -> Estimate:
     """The stage that trains the autoencoder; its activations are counted as they run, on the meta device."""
     side = config.crop or config.image_size
+
+    def forward() -> None:
+        code = model.encode_moments(torch.empty(1, config.model.autoencoder.in_channels, side, side))
+        model.decoder(code.chunk(2, dim=1)[0])
+
+    operations, memory = _convolutions(config, model, forward, share, per_process)
+    side_tokens = (side // config.model.autoencoder.downscale) ** 2
+    return Estimate(
+        counts=tuple(_parts(model)),
+        adapters=0,
+        tokens=Tokens(0, side_tokens),
+        batch=config.batch,
+        per_process=per_process,
+        flops=Flops(operations, 2 * operations),
+        teacher_flops=0.0,
+        encoder_flops=0.0,
+        memory=memory,
+    )
+
+
+def _refiner(config: TrainConfig, autoencoder: Autoencoder, share: int, per_process: int) -> Estimate:
+    """The stage that trains the refiner; image and estimated depth of a sample serve several steps."""
+    if config.model.refiner is None:
+        raise UserError("stage refiner needs the sizes model.refiner")
+    with torch.device("meta"):
+        model = DepthRefiner(config.model.refiner)
+        transformer = build_transformer(config.model.transformer)
+    tokens = sample_tokens(config)
+    pixels = tokens.image * config.model.autoencoder.downscale**2
+    # As one strip of the same area: convolutions count pixels.
+    height = config.model.autoencoder.downscale
+    sides = (height, pixels // height)
+
+    def forward() -> None:
+        model(torch.empty(1, 1, *sides), torch.empty(1, 3, *sides))
+
+    operations, memory = _convolutions(config, model, forward, share, per_process)
+    half = config.precision == "bf16"
+    memory = replace(
+        memory,
+        teacher=(2 if half else 4) * _numbers(transformer) / share,
+        encoders=4 * _numbers(autoencoder),
+    )
+    return Estimate(
+        counts=tuple(_parts(model)),
+        adapters=0,
+        tokens=tokens,
+        batch=config.batch,
+        per_process=per_process,
+        flops=Flops(operations, 2 * operations),
+        teacher_flops=forward_flops(transformer, config.model.transformer, tokens) / RefinerStage.passes,
+        encoder_flops=_encoder_flops(autoencoder, pixels) / RefinerStage.passes,
+        memory=memory,
+    )
+
+
+def _convolutions(
+    config: TrainConfig, model: nn.Module, forward: Callable[[], None], share: int, per_process: int
+) -> tuple[float, Memory]:
+    """Operations of ``forward``, one sample through ``model`` on the meta device, and the memory of training
+    it; activations are counted as they run."""
     kept = 0
 
     def keep(tensor: torch.Tensor) -> torch.Tensor:
@@ -226,9 +294,8 @@ def _autoencoder(config: TrainConfig, model: Autoencoder, share: int, per_proces
 
     with torch.device("meta"), FlopCounterMode(display=False) as counter:
         with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
-            code = model.encode_moments(torch.empty(1, config.model.autoencoder.in_channels, side, side))
-            model.decoder(code.chunk(2, dim=1)[0])
-        forward = float(counter.get_total_flops())
+            forward()
+        operations = float(counter.get_total_flops())
     weights = _numbers(model)
     memory = Memory(
         weights=4 * weights / share,
@@ -240,18 +307,7 @@ def _autoencoder(config: TrainConfig, model: Autoencoder, share: int, per_proces
         teacher=0,
         encoders=0,
     )
-    side_tokens = (side // config.model.autoencoder.downscale) ** 2
-    return Estimate(
-        counts=tuple(_parts(model)),
-        adapters=0,
-        tokens=Tokens(0, side_tokens),
-        batch=config.batch,
-        per_process=per_process,
-        flops=Flops(forward, 2 * forward),
-        teacher_flops=0.0,
-        encoder_flops=0.0,
-        memory=memory,
-    )
+    return operations, memory
 
 
 def _encoder_flops(autoencoder: Autoencoder, pixels: int) -> float:

@@ -33,7 +33,8 @@ def export_run(
     With LoRA the adapters are merged, and the folder also gets ``adapters.safetensors``: what changed.
 
     Args:
-        run: folder of one stage ("t2i" or "forcing").
+        run: folder of one stage, not the autoencoder's. A refiner comes with
+            the transformer it learned behind.
         autoencoder: where to take it from; None: where the run took it from.
         origin: what made the run, for a model without a note of its own.
 
@@ -48,10 +49,14 @@ def export_run(
     note = state.read_note(newest)
     config = from_dict(TrainConfig, note["config"], str(newest / state.NOTE))
     if config.stage == "autoencoder":
-        raise UserError(f"{run} is an autoencoder run; right is a run of stage t2i or forcing")
-    model = config.model
+        raise UserError(f"{run} is an autoencoder run; right is a run of a later stage")
+    model, refiner = config.model, None
     if config.stage == "t2i":
         model = replace(model, transformer=model.transformer.backbone())
+    if config.stage == "refiner":
+        refiner = load_file(newest / state.EMA_FILE)
+    else:
+        model = replace(model, refiner=None)
     weights = load_autoencoder(autoencoder or config.autoencoder, config)
     made = f"Trained with {origin}: averaged" if origin else "Averaged"
     text = model.note or f"{made} weights after {note['step']:,} steps of stage {config.stage}."
@@ -61,6 +66,7 @@ def export_run(
         # Frozen weights may have trained in bfloat16: a model has one type throughout.
         transformer={name: tensor.float() for name, tensor in load_weights(run).items()},
         autoencoder=weights.state_dict(),
+        refiner=refiner,
     )
     if config.lora.rank > 0:
         save_adapters(folder / ADAPTERS_FILE, _changed(load_file(newest / state.EMA_FILE)), config.lora)

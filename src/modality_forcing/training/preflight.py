@@ -42,8 +42,10 @@ def _check_stage(config: TrainConfig) -> None:
         )
     if config.stage != "autoencoder" and not config.autoencoder:
         raise UserError(f"stage {config.stage} needs autoencoder=FOLDER: an autoencoder run or a model")
-    if config.stage == "forcing" and config.model.transformer.depth_channels is None:
-        raise UserError(f"model {config.model.name!r} has no depth stream; stage forcing needs one")
+    if config.stage in ("forcing", "refiner") and config.model.transformer.depth_channels is None:
+        raise UserError(f"model {config.model.name!r} has no depth stream; stage {config.stage} needs one")
+    if config.stage == "refiner":
+        _check_refiner(config)
     forcing = config.forcing
     distills = config.stage == "forcing" and bool(forcing.distill_high or forcing.distill_low)
     if distills and not (config.init or forcing.teacher):
@@ -55,6 +57,19 @@ def _check_stage(config: TrainConfig) -> None:
             "log.validation is empty; name a folder of shards to look at, or set log.validate_every=0 and "
             "log.sample_every=0"
         )
+
+
+def _check_refiner(config: TrainConfig) -> None:
+    if config.model.refiner is None:
+        raise UserError(
+            'stage refiner needs sizes of one; right is "model": {"refiner": {"blocks": [1, 1, 2, 4]}}'
+        )
+    if not config.init:
+        raise UserError("stage refiner needs init=FOLDER: the finished model whose depth it refines")
+    if config.lora.rank:
+        raise UserError(f"lora.rank is {config.lora.rank}; a refiner has no layers for adapters: right is 0")
+    if config.forcing.depth_coding != "pixels":
+        raise UserError("forcing.depth_coding is 'latent'; a refiner works on depth in pixels")
 
 
 def missing(recipe: Recipe) -> list[str]:
@@ -101,6 +116,7 @@ def _sources(stage: Stage) -> list[tuple[str, str]]:
     config = stage.config
     named = [("autoencoder", config.autoencoder)] if config.stage != "autoencoder" else []
     named += [("init", config.init), ("forcing.teacher", config.forcing.teacher)]
+    named += [("refine.start", config.refine.start)]
     return [(name, path) for name, path in named if path]
 
 

@@ -256,15 +256,20 @@ def _sort_assignments(assignments: Iterable[str], stages: list[str], made: list[
 
 
 def _linked(config: TrainConfig, before: Sequence[Stage]) -> TrainConfig:
-    """Empty ``autoencoder`` and ``init`` from the stages that ran before."""
+    """Empty ``autoencoder``, ``init`` and ``refine.start`` from the stages that ran before."""
     if config.stage != "autoencoder" and not config.autoencoder:
         earlier = [stage for stage in before if stage.config.stage == "autoencoder"]
         if earlier:
             config = replace(config, autoencoder=str(earlier[-1].folder))
-    if config.stage == "forcing" and not config.init:
-        earlier = [stage for stage in before if stage.config.stage in ("t2i", "forcing")]
+    if config.stage in ("forcing", "refiner") and not config.init:
+        known = ("t2i", "forcing") if config.stage == "forcing" else ("forcing",)
+        earlier = [stage for stage in before if stage.config.stage in known]
         if earlier:
             config = replace(config, init=str(earlier[-1].folder))
+    if config.stage == "refiner" and not config.refine.start:
+        earlier = [stage for stage in before if stage.config.stage == "refiner"]
+        if earlier:
+            config = replace(config, refine=replace(config.refine, start=str(earlier[-1].folder)))
     return config
 
 

@@ -82,6 +82,8 @@ class Stage(ABC):
 
     weights: dict[str, float]
     """Weight of each term in the loss; 0: only shown."""
+    passes: int = 1
+    """Steps, one after the other, that a batch serves."""
 
     @abstractmethod
     def prepare(self, batch: Batch, step: int) -> Noisy:
@@ -94,6 +96,12 @@ class Stage(ABC):
     def finish(self, row: dict[str, float]) -> dict[str, float]:
         """Numbers of the log that are made of others."""
         return row
+
+    def rope(self, *ids: Tensor) -> Tensor:
+        """Rotations of the transformer's tokens at these positions, on the device."""
+        transformer = self.config.model.transformer
+        table = rope_table(torch.cat(ids, dim=-2), transformer.rope_axes, transformer.rope_theta)
+        return table.to(self.device)
 
 
 class AutoencoderStage(Stage):
@@ -212,16 +220,10 @@ class ImageStage(Stage):
         work.t_rgb = t.to(self.device)
         work.rgb_noise = noise_for(self.config.seed, step, randomness.RGB_NOISE, batch.slots, work.rgb0)
         work.rgb_t = interpolate(work.rgb0, work.rgb_noise, work.t_rgb)
-        work.image_rope = self._rope(text_ids(work.text.shape[1]), image_ids(*latents.shape[-2:]))
+        work.image_rope = self.rope(text_ids(work.text.shape[1]), image_ids(*latents.shape[-2:]))
         counts = float(work.rgb0.shape[1] * work.rgb0.shape[2]) * (t > 0)
         work.counts["rgb"] = counts
         return work
-
-    def _rope(self, *ids: Tensor) -> Tensor:
-        transformer = self.config.model.transformer
-        return rope_table(torch.cat(ids, dim=-2), transformer.rope_axes, transformer.rope_theta).to(
-            self.device
-        )
 
     def terms(self, model: nn.Module, work: Noisy) -> dict[str, Tensor]:
         """The image head's loss."""
@@ -267,7 +269,7 @@ class ForcingStage(ImageStage):
         work.depth_noise = noise_for(config.seed, step, randomness.DEPTH_NOISE, batch.slots, depth0)
         rows, cols = (side // patch for side in depth.shape[-2:])
         work.depth_t = self._noisy_depth(work, rows, cols)
-        work.rope = self._rope(text_ids(work.text.shape[1]), image_ids(rows, cols), depth_ids(rows, cols))
+        work.rope = self.rope(text_ids(work.text.shape[1]), image_ids(rows, cols), depth_ids(rows, cols))
         num_valid = valid.flatten(1).sum(dim=1).cpu().float()
         if config.forcing.depth_average == "samples":
             work.depth_share = (1 / num_valid.clamp_min(1)).to(self.device)

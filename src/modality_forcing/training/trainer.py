@@ -20,13 +20,14 @@ from modality_forcing.config import TrainConfig, to_dict
 from modality_forcing.errors import TrainingError, UserError
 from modality_forcing.io.atomic import atomic_file
 from modality_forcing.training import state
-from modality_forcing.training.build import build, channels_last, finish_autoencoder, load_weights
+from modality_forcing.training.build import Built, build, channels_last, finish_autoencoder, load_weights
 from modality_forcing.training.data import Bad, Batch, Loader
 from modality_forcing.training.distributed import World, current_world, lost_processes, plan_mesh, whole
 from modality_forcing.training.encoding import Encoders
 from modality_forcing.training.optim import EMA, learning_rate, make_optimizers
 from modality_forcing.training.parallelize import compute_dtype, sync_gradients
 from modality_forcing.training.randomness import DROPOUT, seed_for
+from modality_forcing.training.refining import RefinerStage
 from modality_forcing.training.saver import Saver
 from modality_forcing.training.signals import Signals, heed_signals
 from modality_forcing.training.stages import AutoencoderStage, ForcingStage, ImageStage, Noisy, Stage
@@ -85,6 +86,7 @@ class Trainer:
         step: finished steps.
         model: what trains (sharded under torchrun).
         encoders: frozen autoencoder and text encoder; None in the autoencoder stage.
+        estimator: the frozen transformer that the refiner works behind; None in the other stages.
         skipped: steps that were skipped so far because they were not finite.
 
     Raises:
@@ -122,8 +124,8 @@ class Trainer:
         if encoders is None and config.stage != "autoencoder":
             self.encoders = Encoders(config, self.world.device)
         built = build(config, self.world, resuming=checkpoint is not None)
-        self.model = built.model
-        self.stage = self._make_stage(built.teach)
+        self.model, self.estimator = built.model, built.estimator
+        self.stage = self._make_stage(built)
         self.optimizers = make_optimizers(self.model, config.optim, config.precision)
         self.ema = EMA(self.model, config.optim.ema)
         self.step, self.skipped, self.bad_in_a_row = 0, 0, 0
@@ -131,34 +133,42 @@ class Trainer:
         self._grown = built.grown
         self._batches: Iterator[list[Batch]] | None = None
         self._batches_at = -1
+        self._batch: list[Batch] = []
         if checkpoint is not None:
             state.read(checkpoint, self.model, self.ema, self.optimizers, self.world)
             self.step, self.skipped = int(note["step"]), int(note.get("skipped", 0))
 
-    def _make_stage(self, teach: Any) -> Stage:
+    def _make_stage(self, built: Built) -> Stage:
         device = self.world.device
         if self.encoders is None:
             return AutoencoderStage(self.config, device, channels_last=channels_last(self.config, self.world))
         if self.config.stage == "t2i":
             return ImageStage(self.config, device, self.encoders)
-        return ForcingStage(self.config, device, self.encoders, teach)
+        if built.estimator is not None:
+            return RefinerStage(self.config, device, self.encoders, built.estimator)
+        return ForcingStage(self.config, device, self.encoders, built.teach)
 
     # -- one step --------------------------------------------------------------------------------------
 
     def _next_batches(self) -> list[Batch]:
-        if self._batches is None or self._batches_at != self.step:
-            self._batches, self._batches_at = self.loader.steps(self.step), self.step
+        number, again = divmod(self.step, self.stage.passes)
+        if self._batches is not None and again and self._batches_at == number + 1:
+            return self._batch
+        if self._batches is None or self._batches_at != number:
+            self._batches, self._batches_at = self.loader.steps(number), number
         self._batches_at += 1
-        return next(self._batches)
+        self._batch = next(self._batches)
+        return self._batch
 
     def _autocast(self) -> AbstractContextManager[Any]:
         """bf16 in the body: by autocast, except where sharded weights are gathered in bf16 already.
 
         The autoencoder stays in float32 on CPUs: bf16 convolutions are four times slower there without
-        matrix units for them.
+        matrix units for them. The refiner always does: bf16 in what writes depth causes banding.
         """
         device = self.world.device.type
         plain = self.config.precision != "bf16" or (device == "cpu" and self.encoders is None)
+        plain = plain or self.estimator is not None
         if plain or (self.world.grouped and compute_dtype(self.config.precision, self.world.device)):
             return contextlib.nullcontext()
         return torch.autocast(device, torch.bfloat16)
