@@ -157,6 +157,12 @@ def test_a_start_without_a_refiner_is_refused(config, tmp_path):
             Trainer(replace(config, refine=RefineConfig(start=str(source))), tmp_path / "run")
 
 
+def test_a_transformer_of_other_sizes_is_refused(config, tmp_path):
+    less = replace(config.model.transformer, num_single_blocks=config.model.transformer.num_single_blocks - 1)
+    with pytest.raises(UserError, match=r"init=.* does not fit the model"):
+        Trainer(replace(config, model=replace(config.model, transformer=less)), tmp_path)
+
+
 def test_validation_refines(config, finished):
     log = LogConfig(validate_every=1, validation="somewhere", sample_steps=1)
     from test_monitor import sample

@@ -13,12 +13,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from modality_forcing.checkpoint.layouts import AUTOENCODER_FILE, open_checkpoint
-from modality_forcing.config import (
-    RefinerConfig,
-    TrainConfig,
-    TransformerConfig,
-    from_dict,
-)
+from modality_forcing.config import RefinerConfig, TrainConfig, TransformerConfig, from_dict
 from modality_forcing.errors import UserError
 from modality_forcing.io.atomic import atomic_file
 from modality_forcing.model.autoencoder import Autoencoder
@@ -206,13 +201,15 @@ def _student_itself(student: nn.Module, work: Noisy) -> Tensor:
 def _build_frozen(
     config: TrainConfig, sizes: TransformerConfig, weights: dict[str, Tensor], source: str, world: World
 ) -> nn.Module:
-    """A transformer of ``sizes`` that does not train; of ``weights`` from ``source`` it takes what it has."""
+    """A transformer of ``sizes`` that does not train, with ``weights`` from ``source``; one without depth
+    takes its part of them."""
     with _where_built(world):
         model = build_transformer(sizes)
     if world.first:
         names = model.state_dict().keys()
-        part = {name: value for name, value in weights.items() if name in names}
-        _fitting(lambda: model.load_state_dict(part, strict=True), source)
+        if sizes.depth_channels is None:
+            weights = {name: value for name, value in weights.items() if name in names}
+        _fitting(lambda: model.load_state_dict(weights, strict=True), source)
     model.eval().requires_grad_(False)
     small = compute_dtype(config.precision, world.device)
     for name, p in model.named_parameters():
