@@ -9,7 +9,6 @@ from modality_forcing.config import (
     DepthConfig,
     FlowConfig,
     ModelConfig,
-    RefinerConfig,
     SamplerConfig,
     TextConfig,
     TransformerConfig,
@@ -63,8 +62,6 @@ LOWPOLY = ModelConfig(
 )
 
 # Not in LOWPOLY itself: `mf train` makes the transformer, the refiner comes beside it afterwards.
-LOWPOLY_REFINER = RefinerConfig(blocks=(1, 1, 2, 4))
-
 TINY = ModelConfig(
     name="tiny",
     transformer=replace(

@@ -10,7 +10,8 @@ from modality_forcing.config import to_dict
 from modality_forcing.data.lowpoly import make_sample, split_seed
 from modality_forcing.evaluation.metrics import mean_score, score_depth
 from modality_forcing.pipeline import EMBEDDED
-from modality_forcing.presets import LOWPOLY, LOWPOLY_REFINER
+from modality_forcing.presets import LOWPOLY
+from modality_forcing.training.recipes import find_recipe, read_recipe
 
 
 @pytest.fixture(scope="module")
@@ -22,7 +23,8 @@ def test_it_is_the_preset_and_small(pipeline):
     config, preset = to_dict(pipeline.config), to_dict(LOWPOLY)
     assert config.pop("note") != preset.pop("note")
     # The preset is what stage "forcing" trains; the refiner comes after it.
-    assert config.pop("refiner") == to_dict(LOWPOLY_REFINER)
+    *_, last = read_recipe(find_recipe("lowpoly/refiner"), "run").stages
+    assert config.pop("refiner") == to_dict(last.config.model.refiner)
     assert preset.pop("refiner") is None
     assert config == preset
     assert config["licence"] == "Apache-2.0"

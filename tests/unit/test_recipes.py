@@ -58,6 +58,7 @@ def test_tiny_and_the_stages_of_lowpoly_are_there():
         "t2i",
         "forcing",
         "onward",
+        "refiner",
     }
     onward = read_recipe(find_recipe("lowpoly/onward"), "runs/onward").stages
     assert [stage.config.init for stage in onward] == [
@@ -78,6 +79,15 @@ def test_tiny_and_the_stages_of_lowpoly_are_there():
     assert (edges.refine.start, close.refine.start) == ("", "runs/onward/edges")
     assert edges.model.refiner == close.model.refiner
     assert close.data.sources == visitors.data.sources
+    long, last = (
+        stage.config for stage in read_recipe(find_recipe("lowpoly/refiner"), "runs/refiner").stages
+    )
+    assert (long.init, long.refine.start, last.refine.start) == (
+        "runs/averaged",
+        "runs/averaged",
+        "runs/refiner/long",
+    )
+    assert long.model == last.model
     for config in (longer, near):
         assert [source.weight for source in config.data.sources] == [0.6, 0.4]
         assert config.data.sensors == onward[0].config.data.sensors
