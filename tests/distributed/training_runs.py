@@ -5,14 +5,12 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-import pytest
 import torch
-from torch import Tensor
 
 from modality_forcing.config import TrainConfig
-from modality_forcing.training import refining
 from modality_forcing.training.distributed import whole
 from modality_forcing.training.trainer import Trainer
+from smooth_loss import smooth_refining
 
 
 def train(
@@ -39,17 +37,9 @@ def train(
 
 
 def refine_smoothly(config: TrainConfig, run: Path, steps: int) -> dict[str, Any]:
-    """:func:`train` of a refiner by the mean square error. The real loss has a kink where a pixel's error is
-    zero, and one always is: the scale is a median. Its gradient's sign is rounding then."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(refining, "relative_depth_loss", _square)
+    """:func:`train` of a refiner by a loss without a kink."""
+    with smooth_refining():
         return train(config, run, steps)
-
-
-def _square(
-    found: Tensor, wanted: Tensor, level: Tensor, t_min: float, sky: float, weight: Tensor
-) -> tuple[Tensor, Tensor]:
-    return (weight * (found - wanted) ** 2).sum(dim=(1, 2)), weight.sum(dim=(1, 2))
 
 
 def muon_steps() -> list[list[float]]:

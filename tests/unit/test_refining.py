@@ -9,14 +9,15 @@ import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
+from test_monitor import sample
 from trainers import everything
 
 from modality_forcing.checkpoint.layouts import open_checkpoint
 from modality_forcing.cli.monitor import Monitor, Parts
-from modality_forcing.config import LogConfig, ParallelConfig, RefineConfig, TrainConfig
+from modality_forcing.config import LogConfig, RefineConfig, TrainConfig
 from modality_forcing.errors import UserError
 from modality_forcing.pipeline import Pipeline
-from modality_forcing.training import refining, state
+from modality_forcing.training import state
 from modality_forcing.training.build import load_weights
 from modality_forcing.training.estimate import estimate
 from modality_forcing.training.export import export_run
@@ -91,23 +92,6 @@ def test_a_velocity_becomes_depth(config, tmp_path):
     assert float(noise.std()) == pytest.approx(1, abs=0.1)
 
 
-def test_micro_batches_change_nothing(config, tmp_path, monkeypatch):
-    """With a smooth loss: the scale of the real one is a median, at which one pixel's error is zero and the
-    sign of its gradient is rounding."""
-
-    def square(found, wanted, level, t_min, sky, weight):
-        return (weight * (found - wanted) ** 2).sum(dim=(1, 2)), weight.sum(dim=(1, 2))
-
-    monkeypatch.setattr(refining, "relative_depth_loss", square)
-    whole = Trainer(config, tmp_path / "whole")
-    split = Trainer(replace(config, parallel=ParallelConfig(accumulate=4)), tmp_path / "split")
-    for _ in range(4):
-        one, four = whole.train_step(), split.train_step()
-        assert four.loss == pytest.approx(one.loss, rel=1e-5)
-        assert four.means == pytest.approx(one.means, rel=1e-5)
-        assert four.grad_norm == pytest.approx(one.grad_norm, rel=1e-4)
-
-
 def test_only_the_refiner_learns(config, tmp_path):
     trainer = Trainer(config, tmp_path)
     before = {name: value.clone() for name, value in trainer.estimator.state_dict().items()}
@@ -165,8 +149,6 @@ def test_a_transformer_of_other_sizes_is_refused(config, tmp_path):
 
 def test_validation_refines(config, finished):
     log = LogConfig(validate_every=1, validation="somewhere", sample_steps=1)
-    from test_monitor import sample
-
     trainer = Trainer(replace(config, steps=5), finished, resume=True)
     with torch.no_grad():  # as after longer training
         torch.nn.init.normal_(trainer.model.conv_out.weight, std=0.05)

@@ -21,8 +21,7 @@ class RefinerStage(Stage):
     """The transformer estimates depth in one step from the given image; the refiner learns what it left out,
     from the same sparse measurements, by ``training.relative``.
 
-    The estimate costs about as much as an update of the refiner, so each batch serves two steps: as it is,
-    and mirrored.
+    Each batch serves two steps, as it is and mirrored: what was read, encoded and estimated is used twice.
 
     Args:
         estimator: the frozen transformer.
