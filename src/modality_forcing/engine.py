@@ -14,13 +14,21 @@ from torch import Tensor
 from modality_forcing.codecs.frame import Frame
 from modality_forcing.codecs.positions import depth_ids, image_ids, text_ids
 from modality_forcing.codecs.text import TextEncoder
-from modality_forcing.config import FlowConfig
+from modality_forcing.config import FlowConfig, SamplerConfig
 from modality_forcing.devices import memory_advice
 from modality_forcing.flow.guidance import Guidance, guided
 from modality_forcing.flow.held import Held, hold
 from modality_forcing.flow.sampler import Step, sample
 from modality_forcing.flow.schedule import Schedule, depth_to_image_schedule
-from modality_forcing.inputs import chunks
+from modality_forcing.inputs import (
+    MAX_ALPHA,
+    MAX_EDGE_RADIUS,
+    MAX_GUIDANCE,
+    MAX_STEPS,
+    check_number,
+    check_whole,
+    chunks,
+)
 from modality_forcing.model.base import DiffusionTransformer
 from modality_forcing.types import PerModality
 
@@ -39,11 +47,46 @@ class Settings:
     guidance_depth: float = 1.0
     guide_image_only: bool = False
     edge_radius: int = 0
+    guidance_parallel: float = 1.0
 
     @property
     def pull(self) -> Guidance:
         """What the sampler needs of them."""
-        return Guidance(self.guidance, self.guidance_depth, self.guide_image_only)
+        return Guidance(self.guidance, self.guidance_depth, self.guide_image_only, self.guidance_parallel)
+
+    @classmethod
+    def checked(
+        cls,
+        defaults: SamplerConfig,
+        task: str,
+        steps: int | None,
+        guidance: float,
+        log2_alpha: float | None,
+        refine_depth: bool,
+        *,
+        guidance_depth: float = 1.0,
+        guide_image_only: bool = False,
+        edge_radius: int | None = None,
+        guidance_parallel: float | None = None,
+    ) -> Settings:
+        """Settings within their bounds, with a model's ``defaults`` for what is None.
+
+        Raises:
+            UserError: a number out of its bounds.
+        """
+        steps = check_whole("steps", defaults.steps_of(task) if steps is None else steps, 1, MAX_STEPS)
+        check_number("guidance", guidance, 0.0, MAX_GUIDANCE)
+        check_number("guidance_depth", guidance_depth, 0.0, MAX_GUIDANCE)
+        if log2_alpha is not None:
+            check_number("log2_alpha", log2_alpha, -MAX_ALPHA, MAX_ALPHA)
+        radius = defaults.edge_radius if edge_radius is None else edge_radius
+        radius = check_whole("edge_radius", radius, 0, MAX_EDGE_RADIUS)
+        parallel = defaults.guidance_parallel if guidance_parallel is None else guidance_parallel
+        check_number("guidance_parallel", parallel, 0.0, 1.0)
+        return cls(
+            task, steps, float(guidance), log2_alpha, refine_depth, float(guidance_depth), guide_image_only,
+            radius, float(parallel),
+        )  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -171,7 +214,7 @@ class Engine:
         with self.timed("sample"), memory_advice():
             # A model that embeds its guidance is not guided a second time from outside.
             outside = replace(guidance, text=1.0) if embedded else guidance
-            predict = guided(forward, text, null, outside, depth_noise)
+            predict = guided(forward, text, null, outside, depth_noise, self.flow.rgb_prediction)
             return sample(predict, start, schedule, self.flow, on_step, put_in, self.solver)
 
     @contextmanager

@@ -36,16 +36,10 @@ from modality_forcing.flow.guidance import Guidance
 from modality_forcing.flow.schedule import depth_to_image_schedule, image_to_depth_schedule, joint_schedule
 from modality_forcing.geometry.camera import resolve_camera
 from modality_forcing.inputs import (
-    MAX_ALPHA,
-    MAX_EDGE_RADIUS,
-    MAX_GUIDANCE,
-    MAX_STEPS,
     area_of,
     check_depth,
     check_image,
-    check_number,
     check_size,
-    check_whole,
     listed,
     one_each,
     pair_up,
@@ -197,6 +191,7 @@ class Pipeline(Completion, Inpainting):
         log2_alpha: float | None = DEFAULT,
         refine_depth: bool | None = None,
         guide_image_only: bool | None = None,
+        guidance_parallel: float | None = None,
         edge_radius: int | None = None,
         fov_x: float | None = None,
         fov_y: float | None = None,
@@ -215,6 +210,8 @@ class Pipeline(Completion, Inpainting):
             log2_alpha: tilt: > 0 image first, 0 diagonal, < 0 depth first, None both on their own grid.
             refine_depth: a second image-to-depth pass on the generated latents.
             guide_image_only: ``guidance`` pulls the image alone, not the depth.
+            guidance_parallel: what is kept of guidance along the clean image itself, 0..1; 1 is plain
+                guidance, less saturates less.
             edge_radius: decoded depth follows the image's edges, by windows of this radius in pixels inside
                 the model (``codecs.edges``); 0: it stays as the model wrote it.
             fov_x, fov_y, intrinsics: the camera assumed for the cloud; see ``geometry.camera``.
@@ -225,12 +222,12 @@ class Pipeline(Completion, Inpainting):
             One :class:`RGBD` per prompt (or per seed, when one prompt comes with several), depth relative.
         """
         d = self.sampler_defaults
-        settings = self._settings(
-            "joint", steps, d.guidance if guidance is None else guidance,
+        settings = Settings.checked(
+            d, "joint", steps, d.guidance if guidance is None else guidance,
             d.log2_alpha if log2_alpha is DEFAULT else log2_alpha,
             d.refine_depth if refine_depth is None else refine_depth,
             guide_image_only=d.guide_image_only if guide_image_only is None else guide_image_only,
-            edge_radius=edge_radius,
+            guidance_parallel=guidance_parallel, edge_radius=edge_radius,
         )  # fmt: skip
         width, height = check_size(size or (d.width, d.height))
         frame = Frame.exact(width, height, self._cell)
@@ -285,7 +282,7 @@ class Pipeline(Completion, Inpainting):
         """
         d = self.sampler_defaults
         pull = d.guidance_i2d if guidance is None else guidance
-        settings = self._settings("i2d", steps, pull, None, False, edge_radius=edge_radius)
+        settings = Settings.checked(d, "i2d", steps, pull, None, False, edge_radius=edge_radius)
         images = listed("image", image, 3)
         for picture in images:
             check_image(picture)
@@ -315,6 +312,7 @@ class Pipeline(Completion, Inpainting):
         steps: int | None = None,
         guidance: float | None = None,
         guidance_depth: float | None = None,
+        guidance_parallel: float | None = None,
         size: tuple[int, int] | None = None,
         fov_x: float | None = None,
         fov_y: float | None = None,
@@ -342,10 +340,10 @@ class Pipeline(Completion, Inpainting):
         """
         d = self.sampler_defaults
         pull = d.guidance if guidance is None else guidance
-        settings = self._settings(
-            "d2i", steps, pull, None, False,
+        settings = Settings.checked(
+            d, "d2i", steps, pull, None, False,
             guidance_depth=d.guidance_depth if guidance_depth is None else guidance_depth,
-            edge_radius=0,  # no depth is decoded
+            guidance_parallel=guidance_parallel, edge_radius=0,  # no depth is decoded
         )  # fmt: skip
         maps = listed("depth map", depth, 2)
         masks = one_each("masks", mask, len(maps), "depth maps")
@@ -376,31 +374,6 @@ class Pipeline(Completion, Inpainting):
     @property
     def _cell(self) -> int:
         return self.config.transformer.patch_size
-
-    def _settings(
-        self,
-        task: str,
-        steps: int | None,
-        guidance: float,
-        log2_alpha: float | None,
-        refine: bool,
-        *,
-        guidance_depth: float = 1.0,
-        guide_image_only: bool = False,
-        edge_radius: int | None = None,
-    ) -> Settings:
-        if steps is None:
-            steps = self.sampler_defaults.steps_of(task)
-        steps = check_whole("steps", steps, 1, MAX_STEPS)
-        check_number("guidance", guidance, 0.0, MAX_GUIDANCE)
-        check_number("guidance_depth", guidance_depth, 0.0, MAX_GUIDANCE)
-        if log2_alpha is not None:
-            check_number("log2_alpha", log2_alpha, -MAX_ALPHA, MAX_ALPHA)
-        radius = self.sampler_defaults.edge_radius if edge_radius is None else edge_radius
-        radius = check_whole("edge_radius", radius, 0, MAX_EDGE_RADIUS)
-        return Settings(
-            task, steps, float(guidance), log2_alpha, refine, float(guidance_depth), guide_image_only, radius,
-        )  # fmt: skip
 
     def _decode_image(self, tokens: Tensor, frame: Frame) -> np.ndarray:
         """Image tokens (1, N, C) to uint8 (H, W, 3) at the frame's outer size."""

@@ -82,6 +82,10 @@ CASES: dict[str, tuple[str, Callable[[Path], Arguments]]] = {
         "--guidance-depth is -1",
         lambda p: ["d2i", "-p", "", "--depth", p / "none.npy", "--guidance-depth", -1],
     ),
+    "guidance along the image": (
+        "--guidance-parallel is 1.5",
+        lambda _: joint("--guidance-parallel", 1.5),
+    ),
     "guidance text": ("'strong'", lambda _: joint("--guidance", "strong")),
     "seed negative": ("--seed is -1", lambda _: joint("--seed", -1)),
     "seed text": ("'lucky'", lambda _: joint("--seed", "lucky")),

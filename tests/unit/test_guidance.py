@@ -98,6 +98,45 @@ def test_the_text_may_pull_the_image_alone(forward):
     assert (both.depth - plain.depth).abs().max() > 0.01
 
 
+def along(change: Tensor, clean: Tensor) -> Tensor:
+    """Per sample the share of ``change`` that lies along ``clean``, as a cosine."""
+    return torch.cosine_similarity(change.flatten(1), clean.flatten(1))
+
+
+def test_guidance_along_the_clean_image_can_be_left_out(forward):
+    x, text, null = inputs(3)
+    t = PerModality(rgb=0.7, depth=0.0)
+    noise = torch.randn(x.depth.shape, generator=torch.Generator().manual_seed(9))
+    given = guided(forward, text, null, Guidance(1.0))(x, t)
+    clean = x.rgb - 0.7 * given.rgb
+    plain = guided(forward, text, null, Guidance(5.0, 4.0), noise)(x, t)
+    none, half = (
+        guided(forward, text, null, Guidance(5.0, 4.0, parallel=kept), noise)(x, t) for kept in (0.0, 0.5)
+    )
+    assert along(plain.rgb - given.rgb, clean).abs().min() > 0.01  # there is something to leave out
+    assert along(none.rgb - given.rgb, clean).abs().max() < 1e-5
+    torch.testing.assert_close(half.rgb, (plain.rgb + none.rgb) / 2, atol=1e-5, rtol=1e-5)
+    assert torch.equal(none.depth, plain.depth)
+    # What is left is what lay across: the same as taking the part along the clean image away.
+    unit = clean / clean.flatten(1).norm(dim=1)[:, None, None]
+    change = plain.rgb - given.rgb
+    across = change - (change * unit).sum(dim=(1, 2), keepdim=True) * unit
+    torch.testing.assert_close(none.rgb - given.rgb, across, atol=1e-4, rtol=1e-4)
+
+
+def test_projected_guidance_of_an_x0_prediction_is_that_of_its_velocity(forward):
+    x, text, null = inputs(2)
+    t = PerModality(rgb=0.6, depth=0.6)
+
+    def as_clean(at: PerModality[Tensor], tokens: Tensor, levels: PerModality[Tensor]) -> PerModality[Tensor]:
+        out = forward(at, tokens, levels)
+        return PerModality(rgb=at.rgb - levels.rgb[:, None, None] * out.rgb, depth=out.depth)
+
+    velocity = guided(forward, text, null, Guidance(6.0, parallel=0.2))(x, t)
+    clean = guided(as_clean, text, null, Guidance(6.0, parallel=0.2), rgb_prediction="x0")(x, t)
+    torch.testing.assert_close(x.rgb - 0.6 * velocity.rgb, clean.rgb, atol=1e-4, rtol=1e-4)
+
+
 def test_scale_one_computes_the_conditional_half_only(forward):
     x, text, null = inputs(2)
     forward.batches.clear()

@@ -83,6 +83,9 @@ def test_options_change_the_result(pipeline):
     image_only = pipeline.joint("a", seed=0, guide_image_only=True)[0]
     assert image_only.provenance["guide_image_only"] and not plain.provenance["guide_image_only"]
     assert np.abs(image_only.depth - plain.depth).max() > 0
+    across = pipeline.joint("a", seed=0, guidance_parallel=0.0)[0]
+    assert (across.provenance["guidance_parallel"], plain.provenance["guidance_parallel"]) == (0.0, 1.0)
+    assert np.abs(across.rgb.astype(int) - plain.rgb).max() > 0
     refined = pipeline.joint("a", seed=0, refine_depth=True)[0]
     np.testing.assert_array_equal(refined.rgb, plain.rgb)
     assert np.abs(refined.depth - plain.depth).max() > 0
@@ -160,6 +163,8 @@ def test_depth_guidance_changes_the_image_and_is_recorded(pipeline, ramp):
     assert np.abs(second.rgb.astype(int) - other.rgb).max() > 0
     (alone,) = pipeline.depth_to_image("b", ramp, seed=3, guidance_depth=5.0)
     close(alone.rgb, second.rgb)
+    across = pipeline.depth_to_image("a", ramp, seed=2, guidance_depth=5.0, guidance_parallel=0.0)[0]
+    assert np.abs(across.rgb.astype(int) - pulled.rgb).max() > 0
     assert plain.provenance["guidance_depth"] == 1.0
     assert alone.provenance["guidance_depth"] == 5.0
     np.testing.assert_array_equal(alone.depth, ramp)
@@ -207,6 +212,7 @@ def test_mask_marks_what_lies_at_infinity(pipeline):
         (lambda p: p.joint("a", steps="4"), "steps is '4'; a number"),
         (lambda p: p.joint("a", size=(64,)), r"size is \(64,\); \(width, height\)"),
         (lambda p: p.joint("a", edge_radius=65), "edge_radius is 65"),
+        (lambda p: p.joint("a", guidance_parallel=2.0), "guidance_parallel is 2"),
         (lambda p: p.image_to_depth([]), "no image is given"),
         (lambda p: p.image_to_depth("photo.png"), "an image is str"),
         (lambda p: p.image_to_depth(Image.new("RGB", (32, 32))), "np.asarray"),

@@ -39,6 +39,7 @@ def d2i(
     steps: o.Steps = None,
     guidance: o.Guidance = None,
     guidance_depth: o.GuidanceDepth = None,
+    guidance_parallel: o.GuidanceParallel = None,
     size: o.ProcessingSize = None,
     fov_x: o.FovX = None,
     fov_y: o.FovY = None,
@@ -66,6 +67,7 @@ def d2i(
         model=model, text_encoder=text_encoder, device=device, dtype=dtype, compile=compile,
     )  # fmt: skip
     inputs.in_range("--guidance-depth", guidance_depth, 0.0, inputs.MAX_GUIDANCE)
+    inputs.in_range("--guidance-parallel", guidance_parallel, 0.0, 1.0)
     paths = inputs.files([*(depth or []), *(files or [])], inputs.DEPTH_ENDINGS, "--depth")
     maps = inputs.read_depths(paths, depth_kind, depth_scale, mask or [])
     for _, found in maps:
@@ -83,6 +85,7 @@ def d2i(
                 [found.with_sky()] * count,
                 depth_unit=found.unit,
                 guidance_depth=guidance_depth,
+                guidance_parallel=guidance_parallel,
                 seed=run.seeds,
                 on_step=session.on_step,
                 **run.sampling,

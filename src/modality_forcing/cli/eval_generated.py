@@ -35,6 +35,7 @@ def joint(
     steps: o.Steps = None,
     guidance: o.Guidance = None,
     guide_image_only: o.GuideImageOnly = None,
+    guidance_parallel: o.GuidanceParallel = None,
     size: o.ProcessingSize = None,
     edge_radius: o.EdgeRadius = None,
     batch_size: e.Batch = 8,
@@ -51,6 +52,7 @@ def joint(
     from modality_forcing.errors import UserError
 
     e.check_common(limit, seed, batch_size)
+    inputs.in_range("--guidance-parallel", guidance_parallel, 0.0, 1.0)
     given = [inputs.parse_log2_alpha(text)["log2_alpha"] for text in log2_alpha or []]
     texts = inputs.prompts(None, prompt_file)
     world = not texts and data.startswith("lowpoly:")
@@ -60,6 +62,8 @@ def joint(
     options, sampling = e.check_model(model, text_encoder, device, dtype, steps, guidance, size, edge_radius)
     if guide_image_only is not None:
         sampling["guide_image_only"] = guide_image_only
+    if guidance_parallel is not None:
+        sampling["guidance_parallel"] = guidance_parallel
     plugin, folder = e.parse_options(predictor_option), inputs.writable_folder(out)
 
     from modality_forcing.evaluation.classifier import place_in
@@ -114,6 +118,7 @@ def control(
     steps: o.Steps = None,
     guidance: o.Guidance = None,
     guidance_depth: o.GuidanceDepth = None,
+    guidance_parallel: o.GuidanceParallel = None,
     size: o.ProcessingSize = None,
     batch_size: e.Batch = 8,
     predictor: e.PredictorName = None,
@@ -130,9 +135,12 @@ def control(
     e.check_common(limit, seed, batch_size)
     chosen = _features(features, inception)
     inputs.in_range("--guidance-depth", guidance_depth, 0.0, inputs.MAX_GUIDANCE)
+    inputs.in_range("--guidance-parallel", guidance_parallel, 0.0, 1.0)
     options, sampling = e.check_model(model, text_encoder, device, dtype, steps, guidance, size)
     if guidance_depth is not None:
         sampling["guidance_depth"] = guidance_depth
+    if guidance_parallel is not None:
+        sampling["guidance_parallel"] = guidance_parallel
     plugin, folder = e.parse_options(predictor_option), inputs.writable_folder(out)
 
     from modality_forcing.evaluation.datasets import open_data

@@ -21,6 +21,7 @@ def joint(
     log2_alpha: o.Log2Alpha = None,
     refine_depth: o.RefineDepth = None,
     guide_image_only: o.GuideImageOnly = None,
+    guidance_parallel: o.GuidanceParallel = None,
     edge_radius: o.EdgeRadius = None,
     fov_x: o.FovX = None,
     fov_y: o.FovY = None,
@@ -48,6 +49,7 @@ def joint(
         model=model, text_encoder=text_encoder, device=device, dtype=dtype, compile=compile,
         edge_radius=edge_radius,
     )  # fmt: skip
+    inputs.in_range("--guidance-parallel", guidance_parallel, 0.0, 1.0)
     alpha = inputs.parse_log2_alpha(log2_alpha)
     if "size" in run.sampling:
         inputs.check_camera(run.camera, *run.sampling["size"])
@@ -64,6 +66,7 @@ def joint(
                 batch_size=TOGETHER,
                 on_step=session.on_step,
                 guide_image_only=guide_image_only,
+                guidance_parallel=guidance_parallel,
                 **run.sampling,
                 **run.camera,
                 **alpha,

@@ -178,6 +178,15 @@ GuideImageOnly = Annotated[
         help="Whether the prompt's pull acts on the image alone, or on its depth too.",
     ),
 ]
+GuidanceParallel = Annotated[
+    float | None,
+    typer.Option(
+        metavar="X",
+        rich_help_panel=_SAMPLING,
+        show_default=_model_default("guidance_parallel"),
+        help="What is kept of guidance along the image itself, 0 to 1; less saturates less.",
+    ),
+]
 RefineDepth = Annotated[
     bool | None,
     typer.Option(

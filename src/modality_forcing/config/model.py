@@ -121,6 +121,9 @@ class SamplerConfig:
     """How strongly the image follows given depth in depth-to-image; 1: as the model learned it."""
     guide_image_only: bool = False
     """Joint: ``guidance`` pulls the image alone; else the depth too (the paper's guidance)."""
+    guidance_parallel: float = 1.0
+    """What is kept, 0..1, of the image's guidance along the clean image itself (arXiv 2410.02416); 1: all of
+    it, plain guidance. With less, strong guidance saturates less."""
     log2_alpha: float | None = 5.0
     """Tilt of the joint path: > 0 image first, 0 diagonal, < 0 depth first."""
     refine_depth: bool = False

@@ -39,16 +39,6 @@ class Assembled(Protocol):
     def sampler_defaults(self) -> SamplerConfig: ...
     @property
     def _cell(self) -> int: ...
-    def _settings(
-        self,
-        task: str,
-        steps: int | None,
-        guidance: float,
-        log2_alpha: float | None,
-        refine: bool,
-        *,
-        edge_radius: int | None,
-    ) -> Settings: ...
     def _decode_image(self, tokens: Tensor, frame: Frame) -> np.ndarray: ...
     def _decode_depth(
         self, tokens: Tensor, frame: Frame, image: np.ndarray, edge_radius: int

@@ -19,7 +19,7 @@ from modality_forcing.editing.assembled import (
     image_item,
     mask_tokens,
 )
-from modality_forcing.engine import Item, OnStep
+from modality_forcing.engine import Item, OnStep, Settings
 from modality_forcing.errors import UserError
 from modality_forcing.flow.held import Held
 from modality_forcing.flow.path import interpolate
@@ -115,7 +115,8 @@ class Completion:
                 without a valid pixel.
         """
         d = self.sampler_defaults
-        settings = self._settings(
+        settings = Settings.checked(
+            d,
             "complete",
             steps,
             d.guidance_i2d if guidance is None else guidance,

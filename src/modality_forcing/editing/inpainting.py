@@ -20,7 +20,7 @@ from modality_forcing.editing.assembled import (
     image_item,
     mask_tokens,
 )
-from modality_forcing.engine import Item, OnStep
+from modality_forcing.engine import Item, OnStep, Settings
 from modality_forcing.errors import UserError
 from modality_forcing.flow.guidance import Guidance
 from modality_forcing.flow.held import Held
@@ -130,7 +130,8 @@ class Inpainting:
                 nothing to make.
         """
         d = self.sampler_defaults
-        settings = self._settings(
+        settings = Settings.checked(
+            d,
             "inpaint",
             steps,
             d.guidance if guidance is None else guidance,

@@ -81,6 +81,16 @@ FURTHER: dict[str, tuple[Any, Any]] = {
         ),
     ),
     "guide_image_only": (bool | None, Field(None, description="The prompt's pull acts on the image alone.")),
+    "guidance_parallel": (
+        float | None,
+        Field(
+            None,
+            ge=0,
+            le=1,
+            allow_inf_nan=False,
+            description="What is kept of guidance along the image itself; less saturates less.",
+        ),
+    ),
     "refine_depth": (bool | None, Field(None, description="Estimate the depth again from the image.")),
     "edge_radius": (
         int | None,

@@ -74,7 +74,7 @@ TASKS: dict[str, Task] = {
             "joint",
             "Text to image and depth",
             True,
-            options=("log2_alpha", "refine_depth", "guide_image_only", "edge_radius"),
+            options=("log2_alpha", "refine_depth", "guide_image_only", "guidance_parallel", "edge_radius"),
         ),
         Task(
             "i2d",
@@ -91,7 +91,7 @@ TASKS: dict[str, Task] = {
             "Depth to image",
             True,
             (DEPTH, DEPTH_MASK),
-            options=("guidance_depth", *DEPTH_OPTIONS),
+            options=("guidance_depth", "guidance_parallel", *DEPTH_OPTIONS),
             sized_by="depth",
             hole_edges=False,  # a sensor's depth is full of small holes, which are no edges
             takes_unit=True,

@@ -191,7 +191,7 @@ def model_config(settings: StudySettings, width: int, family: str = "flux2") -> 
         flow=FlowConfig(rgb_prediction="x0" if family == "flat" else "velocity"),
         sampler=replace(
             LOWPOLY.sampler, steps=settings.sample_steps, guidance=settings.guidance, guidance_depth=1.0,
-            guide_image_only=False, edge_radius=0, log2_alpha=0.0,
+            guide_image_only=False, guidance_parallel=1.0, edge_radius=0, log2_alpha=0.0,
             width=settings.image_size, height=settings.image_size,
         ),
     )  # fmt: skip

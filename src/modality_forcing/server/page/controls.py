@@ -140,6 +140,11 @@ CONTROLS: dict[str, Control] = {
         _to_bool,
         _from_bool,
     ),
+    "guidance_parallel": _number(
+        "guidance along the picture",
+        "Along the picture",
+        "What is kept of guidance that only adds contrast and colour, 0 to 1. Less: calmer colours.",
+    ),
     "edge_radius": _number(
         "edges",
         "Follow edges",
