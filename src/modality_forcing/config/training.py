@@ -151,6 +151,10 @@ class ForcingConfig:
     """``text_dropout`` of samples whose image is given (ours): depth of a picture is mostly asked for without
     words. None: the same."""
     rgb_weight: float = 1.0
+    named_weight: float = 0.0
+    """What each thing that the caption names counts more in the image loss, in tokens, spread over those that
+    show it (ours; also in stage t2i): beside walls and sky a small thing's colour is nothing. It needs object
+    ids and claims in the shards; samples without them count as ever."""
     depth_weight: float = 1.0
     depth_average: str = "pixels"
     """What the depth loss is a mean over: all measured "pixels" of a batch, or its "samples", each the mean
@@ -195,6 +199,7 @@ class ForcingConfig:
         _require(0 <= (self.i2d_text_dropout or 0) <= 1, "forcing.i2d_text_dropout", self.i2d_text_dropout,
                  "right is 0..1, or null")  # fmt: skip
         _require(self.i2d_relative >= 0, "forcing.i2d_relative", self.i2d_relative, "it may not be negative")
+        _require(self.named_weight >= 0, "forcing.named_weight", self.named_weight, "it may not be negative")
         _require(self.distill_every >= 1, "forcing.distill_every", self.distill_every, "right is 1 or more")
         _require(self.p_i2d + self.p_d2i <= 1, "forcing.p_i2d + forcing.p_d2i", self.p_i2d + self.p_d2i,
                  "together they may be 1 at most")  # fmt: skip

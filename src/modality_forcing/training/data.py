@@ -26,6 +26,7 @@ from modality_forcing.data.sensors import SensorMix
 from modality_forcing.errors import TrainingError, UserError
 from modality_forcing.training.buckets import Size, fit, parse_buckets
 from modality_forcing.training.mixture import SAMPLE, SENSOR, Mixture, Place, rng_for
+from modality_forcing.training.named import named_shares
 from modality_forcing.training.sources import BadSample, Source
 from modality_forcing.types import Sample
 
@@ -61,6 +62,8 @@ class Batch:
         keys: names each image for a memory of encoders; None where it was changed at random and will not
             come again. Empty: no names.
         latents: (b, C, h, w) where something filled them in; None otherwise.
+        named: (b, h, w) how much of the things that the captions name each token shows
+            (``training.named``); None where nobody asked.
     """
 
     images: Tensor | None
@@ -72,6 +75,7 @@ class Batch:
     size: tuple[int, int]
     keys: list[str | None] = field(default_factory=list)
     latents: Tensor | None = None
+    named: Tensor | None = None
 
     def __len__(self) -> int:
         return len(self.slots)
@@ -88,12 +92,13 @@ class Batch:
             depth=move(self.depth),
             measured=move(self.measured),
             latents=None if self.latents is None else move(self.latents),
+            named=None if self.named is None else move(self.named),
         )
 
 
 @dataclass
 class _Slot:
-    """One finished sample: uint8 (H, W, 3), float32 and bool (H, W), and what belongs to it."""
+    """One finished sample: uint8 (H, W, 3), float32 and bool (H, W), ``named`` (h, w), what belongs to it."""
 
     rgb: np.ndarray
     depth: np.ndarray
@@ -101,6 +106,7 @@ class _Slot:
     caption: str
     id: str
     key: str | None
+    named: np.ndarray | None
 
 
 @dataclass
@@ -121,12 +127,13 @@ class _Steps:
 
     def __init__(
         self, data: DataConfig, mixture: Mixture, sources: list[Source], buckets: list[Size], stage: str,
-        seed: int, slots: range, accumulate: int,
+        seed: int, slots: range, accumulate: int, named_cell: int,
     ) -> None:  # fmt: skip
+        self.named_cell = named_cell
         self.data, self.mixture, self.sources, self.buckets = data, mixture, sources, buckets
         self.seed, self.slots, self.accumulate = seed, slots, accumulate
         self.with_depth = stage in WITH_DEPTH
-        self.fields = {"rgb", "ids"} if data.augment.texture else {"rgb"}
+        self.fields = {"rgb", "ids"} if data.augment.texture or named_cell else {"rgb"}
         sensed = any(source.config.depth == "sensors" for source in sources)
         self.sensors = SensorMix(data.sensors) if self.with_depth and sensed else None
 
@@ -176,11 +183,13 @@ class _Steps:
         else:
             depth, measured = self._measure(sample, depth, rng_for(self.seed, SENSOR, step, slot))
         captions = sample.captions or ("",)
+        which = int(which * len(captions))
         side = "mirrored" if "mirror" in done else "plain"
         key = f"{source.content_key(place.sample, sample)}:{width}x{height}:{side}"
         return _Slot(
-            np.ascontiguousarray(sample.rgb), depth, measured, captions[int(which * len(captions))],
+            np.ascontiguousarray(sample.rgb), depth, measured, captions[which],
             source.id(sample), key if done <= {"mirror"} else None,
+            named_shares(sample, which, self.named_cell) if self.named_cell else None,
         )  # fmt: skip
 
     def _measure(
@@ -198,6 +207,7 @@ class _Steps:
 
 
 def _collate(slots: list[_Slot], numbers: list[int]) -> Batch:
+    named = [slot.named for slot in slots if slot.named is not None]
     return Batch(
         images=torch.from_numpy(np.stack([slot.rgb for slot in slots])),
         depth=torch.from_numpy(np.stack([slot.depth for slot in slots])),
@@ -207,6 +217,7 @@ def _collate(slots: list[_Slot], numbers: list[int]) -> Batch:
         slots=numbers,
         size=slots[0].rgb.shape[:2],
         keys=[slot.key for slot in slots],
+        named=torch.from_numpy(np.stack(named)) if named else None,
     )
 
 
@@ -254,6 +265,7 @@ class Loader:
         stage: see ``config.STAGES``.
         rank, world: this process and how many there are.
         multiple: pixels per token; sizes must be multiples of it.
+        named: batches say where the things are that captions name.
 
     Attributes:
         bad: samples that could not be read, each once; what a cut shard has lost is there from the start.
@@ -265,7 +277,7 @@ class Loader:
 
     def __init__(
         self, data: DataConfig, *, batch: int, accumulate: int = 1, seed: int, size: int, stage: str,
-        rank: int = 0, world: int = 1, multiple: int = 16,
+        rank: int = 0, world: int = 1, multiple: int = 16, named: bool = False,
     ) -> None:  # fmt: skip
         if stage not in STAGES:
             raise UserError(f"stage is {stage!r}; known: {', '.join(STAGES)}")
@@ -292,7 +304,17 @@ class Loader:
         share = batch // world
         slots = range(rank * share, (rank + 1) * share)
         self._members = members
-        self._steps = _Steps(data, mixture, self.sources, self.buckets, stage, seed, slots, accumulate)
+        self._steps = _Steps(
+            data,
+            mixture,
+            self.sources,
+            self.buckets,
+            stage,
+            seed,
+            slots,
+            accumulate,
+            multiple if named else 0,
+        )
         self._bad: dict[str, Bad] = {}
         self._tell: Callable[[Bad], None] | None = None
         known = [Bad(*item) for source in self.sources for item in source.bad]

@@ -49,6 +49,7 @@ class Noisy:
         text: (b, T, width).
         rope: rotations of text, image [and depth].
         image_rope: rotations of text and image alone.
+        rgb_weight: what each image token counts, broadcastable to (b, N, C); 0 where the image is given.
         taught: whether the teacher is asked, the same on all processes.
         depth_share: what a measured pixel counts in the mean, (b,).
     """
@@ -69,6 +70,7 @@ class Noisy:
     text: Tensor = field(default_factory=lambda: torch.zeros(0))
     rope: Tensor = field(default_factory=lambda: torch.zeros(0))
     image_rope: Tensor = field(default_factory=lambda: torch.zeros(0))
+    rgb_weight: Tensor = field(default_factory=lambda: torch.ones(()))
     taught: bool = False
     depth_share: Tensor = field(default_factory=lambda: torch.ones(()))
 
@@ -221,8 +223,12 @@ class ImageStage(Stage):
         work.rgb_noise = noise_for(self.config.seed, step, randomness.RGB_NOISE, batch.slots, work.rgb0)
         work.rgb_t = interpolate(work.rgb0, work.rgb_noise, work.t_rgb)
         work.image_rope = self.rope(text_ids(work.text.shape[1]), image_ids(*latents.shape[-2:]))
-        counts = float(work.rgb0.shape[1] * work.rgb0.shape[2]) * (t > 0)
-        work.counts["rgb"] = counts
+        noisy = (t > 0).float()
+        weight = noisy[:, None].expand(work.rgb0.shape[:2])
+        if batch.named is not None:
+            weight = weight * (1 + self.config.forcing.named_weight * batch.named.flatten(1).cpu())
+        work.rgb_weight = weight[..., None].to(self.device)
+        work.counts["rgb"] = weight.sum(dim=1) * work.rgb0.shape[2]
         return work
 
     def terms(self, model: nn.Module, work: Noisy) -> dict[str, Tensor]:
@@ -232,10 +238,9 @@ class ImageStage(Stage):
 
     def _rgb_loss(self, prediction: Tensor, work: Noisy) -> SumCount:
         flow = self.config.model.flow
-        weight = (work.t_rgb > 0).float()[:, None, None]
         if flow.rgb_prediction == "velocity":
-            return velocity_loss(prediction, work.rgb0, work.rgb_noise, weight)
-        return x0_loss(prediction, work.rgb0, work.t_rgb, flow.t_min, weight)
+            return velocity_loss(prediction, work.rgb0, work.rgb_noise, work.rgb_weight)
+        return x0_loss(prediction, work.rgb0, work.t_rgb, flow.t_min, work.rgb_weight)
 
 
 class ForcingStage(ImageStage):
@@ -337,10 +342,9 @@ class ForcingStage(ImageStage):
         }
         if target is not None:
             forcing = self.config.forcing
-            weight = (work.t_rgb > 0).float()[:, None, None]
             out["distill"] = distillation_loss(
                 self._velocity(rgb, work), self._velocity(target, work), work.t_depth,
-                forcing.distill_high, forcing.distill_low, weight,
+                forcing.distill_high, forcing.distill_low, work.rgb_weight,
             )[0]  # fmt: skip
         elif "distill" in self.weights:
             out["distill"] = torch.zeros_like(out["rgb"])

@@ -118,7 +118,7 @@ class Trainer:
         self.loader = loader or Loader(
             config.data, batch=config.batch, accumulate=config.parallel.accumulate, seed=config.seed,
             size=config.image_size, stage=config.stage, rank=self.world.rank, world=self.world.size,
-            multiple=config.model.autoencoder.downscale,
+            multiple=config.model.autoencoder.downscale, named=config.forcing.named_weight > 0,
         )  # fmt: skip
         self.encoders = encoders
         if encoders is None and config.stage != "autoencoder":
