@@ -4,12 +4,13 @@ python recipes/lowpoly/average.py BEFORE AFTER --share 0.8 --out FOLDER
 
 Two models whose training parted late can be averaged weight by weight (Wortsman et al. 2022, "Robust
 fine-tuning of zero-shot models"): the mean keeps what BEFORE knew better and most of what AFTER learned.
-What both have equal, the autoencoder for one, stays bit for bit.
+What both have equal, the autoencoder for one, stays bit for bit; so does a refiner that only one of them has.
 """
 
 from __future__ import annotations
 
 import argparse
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -51,12 +52,15 @@ def average(before: str, after: str, share: float, out: Path) -> Path:
     old, new = open_checkpoint(before), open_checkpoint(after)
     # Notes, defaults of the sampler and the like may differ; what a tensor means may not.
     for part in ("transformer", "autoencoder", "refiner", "text", "depth", "flow"):
-        if getattr(old.config, part) != getattr(new.config, part):
+        sizes = [getattr(model.config, part) for model in (old, new)]
+        if sizes[0] != sizes[1] and not (part == "refiner" and None in sizes):
             raise UserError(
                 f"{part} of {before} differs from that of {after}; their sizes have to be the same"
             )
     states, others = parts(old), parts(new)
-    return save_model(out, new.config, **{name: mean(states[name], others[name], share) for name in states})
+    both = {name: mean(states[name], others[name], share) for name in states if name in others}
+    config = replace(new.config, refiner=new.config.refiner or old.config.refiner)
+    return save_model(out, config, **{**states, **others, **both})
 
 
 def main() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
 from dataclasses import replace
@@ -61,6 +62,23 @@ def test_every_tensor_is_the_mean(script, models, tmp_path):
             else:
                 torch.testing.assert_close(tensor, 0.25 * old[name] + 0.75 * new[name])
                 assert not torch.equal(tensor, old[name])
+
+
+@pytest.mark.parametrize("with_refiner", [0, 1])
+def test_a_refiner_that_one_has_stays(script, models, tmp_path, with_refiner):
+    full, bare = models[with_refiner], models[1 - with_refiner]
+    note = json.loads((bare / "config.json").read_text())
+    (bare / "config.json").write_text(json.dumps({**note, "refiner": None}))
+    (bare / "refiner.safetensors").unlink()
+    out = script.average(str(models[0]), str(models[1]), 0.5, tmp_path / "out")
+    old, found = (dict(open_weights(folder / "refiner.safetensors").read()) for folder in (full, out))
+    assert all(torch.equal(tensor, old[name]) for name, tensor in found.items())
+    assert open_checkpoint(out).config.refiner == REFINER
+    old, new, found = (
+        dict(open_weights(folder / "transformer.safetensors").read()) for folder in (*models, out)
+    )
+    for name, tensor in found.items():
+        torch.testing.assert_close(tensor, 0.5 * (old[name] + new[name]))
 
 
 def test_what_does_not_fit_is_said(script, models, tmp_path):

@@ -59,6 +59,8 @@ def test_tiny_and_the_stages_of_lowpoly_are_there():
         "forcing",
         "onward",
         "refiner",
+        "named",
+        "again",
     }
     onward = read_recipe(find_recipe("lowpoly/onward"), "runs/onward").stages
     assert [stage.config.init for stage in onward] == [
@@ -88,6 +90,13 @@ def test_tiny_and_the_stages_of_lowpoly_are_there():
         "runs/refiner/long",
     )
     assert long.model == last.model
+    (named,) = read_recipe(find_recipe("lowpoly/named"), "runs/named").stages
+    assert (named.config.init, named.config.forcing.named_weight) == ("runs/before", 8)
+    assert named.config.data.sensors == onward[0].config.data.sensors
+    again, nearer = read_recipe(find_recipe("lowpoly/again"), "runs/again").stages
+    assert (again.config.init, again.config.refine.start) == ("runs/averaged", "runs/averaged")
+    assert (again.config.model, again.config.data.sensors) == (last.model, last.data.sensors)
+    assert (nearer.config.init, nearer.config.refine.start) == ("runs/averaged", "runs/again/again")
     for config in (longer, near):
         assert [source.weight for source in config.data.sources] == [0.6, 0.4]
         assert config.data.sensors == onward[0].config.data.sensors
