@@ -183,13 +183,13 @@ class _Steps:
         else:
             depth, measured = self._measure(sample, depth, rng_for(self.seed, SENSOR, step, slot))
         captions = sample.captions or ("",)
-        which = int(which * len(captions))
+        caption = int(which * len(captions))
         side = "mirrored" if "mirror" in done else "plain"
         key = f"{source.content_key(place.sample, sample)}:{width}x{height}:{side}"
         return _Slot(
-            np.ascontiguousarray(sample.rgb), depth, measured, captions[which],
+            np.ascontiguousarray(sample.rgb), depth, measured, captions[caption],
             source.id(sample), key if done <= {"mirror"} else None,
-            named_shares(sample, which, self.named_cell) if self.named_cell else None,
+            named_shares(sample, caption, self.named_cell) if self.named_cell else None,
         )  # fmt: skip
 
     def _measure(
