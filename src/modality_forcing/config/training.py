@@ -153,8 +153,8 @@ class ForcingConfig:
     rgb_weight: float = 1.0
     named_weight: float = 0.0
     """What each thing that the caption names counts more in the image loss, in tokens, spread over those that
-    show it (ours; also in stage t2i): beside walls and sky a small thing's colour is nothing. It needs object
-    ids and claims in the shards; samples without them count as ever."""
+    show it (ours; also in the stages t2i and autoencoder): beside walls and sky a small thing's colour is
+    nothing. It needs object ids and claims in the shards; samples without them count as ever."""
     depth_weight: float = 1.0
     depth_average: str = "pixels"
     """What the depth loss is a mean over: all measured "pixels" of a batch, or its "samples", each the mean
@@ -350,10 +350,11 @@ class TrainConfig:
     """Run or model folder the autoencoder comes from (all stages but its own)."""
     init: str = ""
     """Run, model folder or checkpoint to warm-start the transformer from (stage forcing: the T2I run); stage
-    refiner: the finished transformer, which stays as it is."""
+    refiner: the finished transformer, which stays as it is; stage autoencoder: the one to go on from."""
     freeze: tuple[str, ...] = ()
     """Weights that do not train: the starts of their names, or "rgb_double_blocks" for the image's and the
-    text's part of the double blocks (FLUX.2 post-training)."""
+    text's part of the double blocks (FLUX.2 post-training). Stage autoencoder: with "encoder" the latents
+    stay what they are, statistics included, and models that know them go on with the new decoder."""
     precision: str = "bf16"
     """"bf16": bf16 in the body, float32 weights; "fp32"."""
     text_device: str = ""

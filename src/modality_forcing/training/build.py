@@ -30,10 +30,13 @@ from modality_forcing.model.warm_start import (
 from modality_forcing.training import lora, state
 from modality_forcing.training.data import Loader
 from modality_forcing.training.distributed import World
+from modality_forcing.training.encoding import load_autoencoder
 from modality_forcing.training.parallelize import FLOAT32_PARTS, compute_dtype, place, prepare_blocks
 from modality_forcing.training.randomness import WEIGHTS, generator_for, seed_for
 from modality_forcing.training.stages import Noisy, Teach
 
+ENCODER = "encoder"
+"""What ``freeze`` calls the half of the autoencoder that makes latents."""
 REFINER_PRECISION = "fp32"
 """Of the refiner, whatever the run's is: bf16 in what writes depth causes banding, and it is small."""
 
@@ -65,7 +68,7 @@ def build(config: TrainConfig, world: World, *, resuming: bool) -> Built:
         UserError: ``init`` or ``freeze`` does not fit, or self-distillation has no teacher.
     """
     if config.stage == "autoencoder":
-        return Built(_build_autoencoder(config, world))
+        return Built(_build_autoencoder(config, world, resuming=resuming))
     if config.stage == "refiner":
         return _build_refiner(config, world, resuming=resuming)
     names = weight_names(config.init) if config.init and not (resuming and not _distills(config)) else set()
@@ -129,17 +132,21 @@ def channels_last(config: TrainConfig, world: World) -> bool:
     """Whether the convolutions of autoencoder and refiner lie channels-last, which is faster on CPUs.
 
     Not when sharded, which takes contiguous weights only, nor with frozen parts: PyTorch 2.13 crashes in the
-    backward pass of a channels-last GroupNorm whose input needs no gradient.
+    backward pass of a channels-last GroupNorm whose input needs no gradient. The whole encoder has no
+    backward pass when it is frozen.
     """
-    return not world.grouped and not config.freeze
+    return not world.grouped and set(config.freeze) <= {ENCODER}
 
 
-def _build_autoencoder(config: TrainConfig, world: World) -> nn.Module:
+def _build_autoencoder(config: TrainConfig, world: World, *, resuming: bool) -> nn.Module:
     with torch.random.fork_rng(), _where_built(world):
         torch.manual_seed(config.seed)
         model = Autoencoder(config.model.autoencoder)
     if world.first:
-        initialise_autoencoder(model)
+        if config.init and not resuming:
+            model.load_state_dict(load_autoencoder(config.init, config).state_dict())
+        else:
+            initialise_autoencoder(model)
     freeze(model, config.freeze)
     if channels_last(config, world):
         model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
@@ -301,7 +308,8 @@ def _averages(run: str | Path) -> Path:
 def finish_autoencoder(config: TrainConfig, run: Path, num_batches: int = 40) -> Path:
     """Measure the latent statistics of the averaged weights and write ``run/autoencoder.safetensors``.
 
-    One process does it alone.
+    A frozen encoder that came from elsewhere keeps its statistics: its latents must not change. One process
+    does it alone.
 
     Raises:
         UserError: the run has no checkpoint.
@@ -309,6 +317,19 @@ def finish_autoencoder(config: TrainConfig, run: Path, num_batches: int = 40) ->
     model = Autoencoder(config.model.autoencoder)
     weights = dict(model.state_dict()) | load_file(_averages(run))
     model.load_state_dict(weights, strict=True)
+    if config.init and ENCODER in config.freeze:
+        begun = load_autoencoder(config.init, config).encoder.bn
+        model.set_latent_statistics(begun.running_mean, begun.running_var)
+    else:
+        model.set_latent_statistics(*_latent_statistics(model, config, num_batches))
+    target = run / AUTOENCODER_FILE
+    with atomic_file(target) as aside:
+        save_file(model.state_dict(), aside)
+    return target
+
+
+def _latent_statistics(model: Autoencoder, config: TrainConfig, num_batches: int) -> tuple[Tensor, Tensor]:
+    """Mean and variance of each channel (4z,) over the first batches of the training data."""
     loader = Loader(
         config.data, batch=config.batch, seed=config.seed, size=config.image_size, stage="autoencoder",
         multiple=config.model.autoencoder.downscale,
@@ -323,8 +344,4 @@ def finish_autoencoder(config: TrainConfig, run: Path, num_batches: int = 40) ->
             square = square + latents.square().sum(dim=(0, 2, 3))
             count += latents.shape[0] * latents.shape[2] * latents.shape[3]
     average = total / count
-    model.set_latent_statistics(average.float(), (square / count - average**2).float())
-    target = run / AUTOENCODER_FILE
-    with atomic_file(target) as aside:
-        save_file(model.state_dict(), aside)
-    return target
+    return average.float(), (square / count - average**2).float()

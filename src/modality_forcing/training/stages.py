@@ -49,7 +49,8 @@ class Noisy:
         text: (b, T, width).
         rope: rotations of text, image [and depth].
         image_rope: rotations of text and image alone.
-        rgb_weight: what each image token counts, broadcastable to (b, N, C); 0 where the image is given.
+        rgb_weight: what each image token counts, broadcastable to (b, N, C); 0 where the image is given. In
+            stage autoencoder what each pixel counts, (b, 1, H, W).
         taught: whether the teacher is asked, the same on all processes.
         depth_share: what a measured pixel counts in the mean, (b,).
     """
@@ -122,11 +123,13 @@ class AutoencoderStage(Stage):
         """Crops, on the device."""
         images = batch.images.to(self.device)
         starts = generator_for(self.config.seed, step, randomness.CROPS)
-        images = random_crops(images, self.config.crop, batch.slots, self.config.batch, starts)
+        both = torch.cat([images, self._pixel_weight(batch, images)], dim=1)
+        both = random_crops(both, self.config.crop, batch.slots, self.config.batch, starts)
+        images, weight = both.split([images.shape[1], 1], dim=1)
         ones = torch.ones(len(images))
         tokens = images.shape[-2] * images.shape[-1] // self.config.model.autoencoder.downscale**2
         work = Noisy(batch, dict.fromkeys(self.weights, ones), tokens=tokens)
-        work.rgb0 = images.contiguous(memory_format=self.format)
+        work.rgb0, work.rgb_weight = images.contiguous(memory_format=self.format), weight
         sizes = self.config.model.autoencoder
         rows, cols = (side * sizes.PATCH // sizes.downscale for side in images.shape[-2:])
         code = images.new_empty(len(images), sizes.z_channels, rows, cols)
@@ -134,17 +137,26 @@ class AutoencoderStage(Stage):
         work.rgb_noise = self.config.latent_noise * noise
         return work
 
+    def _pixel_weight(self, batch: Batch, images: Tensor) -> Tensor:
+        """(b, 1, H, W): what each pixel counts, more where things are that the caption names."""
+        if batch.named is None:
+            return torch.ones_like(images[:, :1])
+        shares = F.interpolate(batch.named[:, None].to(images), images.shape[-2:])
+        return 1 + self.config.forcing.named_weight * shares
+
     def terms(self, model: nn.Module, work: Noisy) -> dict[str, Tensor]:
-        """Means over each image's pixels."""
+        """Means over each image's pixels, by their weight; the square error, for the PSNR, without."""
         assert isinstance(model, Autoencoder)
-        target = work.rgb0
+        target, weight = work.rgb0, work.rgb_weight
         decoded, code = model(target, work.rgb_noise)
         decoded = decoded.float()
         error = decoded - target
-        coarse = [_image_mean((F.avg_pool2d(decoded, k) - F.avg_pool2d(target, k)).abs()) for k in (2, 4)]
-        edges = [_image_mean((decoded.diff(dim=d) - target.diff(dim=d)).abs()) for d in (2, 3)]
+        coarse = [_image_mean(F.avg_pool2d(error, k).abs(), F.avg_pool2d(weight, k)) for k in (2, 4)]
+        edges = [
+            _image_mean(error.diff(dim=d).abs(), weight.narrow(d, 1, weight.shape[d] - 1)) for d in (2, 3)
+        ]
         return {
-            "l1": _image_mean(error.abs()),
+            "l1": _image_mean(error.abs(), weight),
             "coarse": coarse[0] + coarse[1],
             "edges": edges[0] + edges[1],
             "code_square": _image_mean(code.square()),
@@ -158,8 +170,10 @@ class AutoencoderStage(Stage):
         return {name: value for name, value in row.items() if name not in ("coarse", "edges")}
 
 
-def _image_mean(values: Tensor) -> Tensor:
-    """(b, ...) -> (b,)."""
+def _image_mean(values: Tensor, weight: Tensor | None = None) -> Tensor:
+    """(b, C, H, W) -> (b,); ``weight`` (b, 1, H, W)."""
+    if weight is not None:
+        values = values * (weight / weight.mean(dim=(1, 2, 3), keepdim=True))
     return values.flatten(1).mean(dim=1)
 
 
