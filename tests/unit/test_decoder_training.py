@@ -8,10 +8,13 @@ import pytest
 import torch
 import torch.nn.functional as F
 
+from modality_forcing.checkpoint.layouts import open_checkpoint
+from modality_forcing.cli.main import main
 from modality_forcing.config import AugmentConfig, DataConfig, ForcingConfig, SourceConfig
 from modality_forcing.errors import UserError
 from modality_forcing.presets import TINY
 from modality_forcing.training.encoding import load_autoencoder
+from modality_forcing.training.export import export_run
 from modality_forcing.training.trainer import Trainer, finish_autoencoder
 from shard_folders import toy_sample, write_samples
 
@@ -62,6 +65,26 @@ def test_a_resumed_run_ends_where_one_without_a_stop_ends(configs, tmp_path):
     resumed = Trainer(config, tmp_path / "stopped", resume=True)
     resumed.run()
     assert not differing(whole.model, resumed.model)
+
+
+def test_a_model_takes_the_decoder_of_a_run(configs, tmp_path):
+    model = export_run(configs["forcing"].init, tmp_path / "model")
+    begun = configs["t2i"].autoencoder
+    after = trained_on(configs["autoencoder"], begun, tmp_path / "run", freeze=("encoder",))
+    words = ["convert", str(model), str(tmp_path / "new"), "--autoencoder", str(tmp_path / "run")]
+    assert main(words) == 0
+    old, new = open_checkpoint(model), open_checkpoint(tmp_path / "new")
+    assert new.config == old.config
+    assert not differing(old.load_transformer(), new.load_transformer())
+    assert not differing(after, new.load_autoencoder())
+
+
+def test_a_run_without_an_autoencoder_of_its_own_is_refused(configs, tmp_path, capsys):
+    model = export_run(configs["forcing"].init, tmp_path / "model")
+    words = ["convert", str(model), str(tmp_path / "new"), "--autoencoder", configs["forcing"].init]
+    assert main(words) == 2
+    assert "right is one of stage autoencoder" in capsys.readouterr().err
+    assert not (tmp_path / "new").exists()
 
 
 def test_an_autoencoder_of_other_sizes_is_refused(configs, tiny_model, tmp_path):

@@ -266,6 +266,21 @@ def test_the_autoencoder_stage_too():
     assert twice.flops.forward == pytest.approx(4 * found.flops.forward, rel=0.05)
 
 
+def test_a_frozen_encoder_has_no_gradients_and_no_backward_pass():
+    config = TrainConfig(stage="autoencoder", model=MODELS["tiny"], image_size=64, batch=4)
+    whole, decoder = estimate(config), estimate(replace(config, freeze=("encoder",)))
+    assert {part.part: part.frozen == part.total for part in decoder.counts} == {
+        "encoder": True,
+        "decoder": False,
+    }
+    assert decoder.flops.forward == whole.flops.forward
+    assert decoder.flops.backward < 0.8 * whole.flops.backward
+    assert decoder.memory.weights == whole.memory.weights
+    trained = next(part.trainable for part in decoder.counts if part.part == "decoder")
+    assert decoder.memory.gradients == decoder.memory.averages == 4 * trained
+    assert decoder.memory.activations < 0.8 * whole.memory.activations
+
+
 def test_the_table_says_it_in_words():
     rows = dict(estimate(klein_lora()).rows())
     assert rows["parameters"] == "5,182,990,082 (trainable 609,092,610, frozen 4,573,897,472)"

@@ -22,7 +22,10 @@ def convert(
     ] = "ours",
     autoencoder: Annotated[
         str | None,
-        typer.Option(metavar="SOURCE", help="Take the autoencoder from here; a lone BFL file has none."),
+        typer.Option(
+            metavar="SOURCE",
+            help="Take the autoencoder from here, a model, a file or a run; a lone BFL file has none.",
+        ),
     ] = None,
     dtype: Annotated[
         str | None,
@@ -60,10 +63,11 @@ def _convert(source: str, destination: str, to: str, autoencoder: str | None, dt
     from modality_forcing.checkpoint.layouts import LAYOUTS
     from modality_forcing.checkpoint.writing import convert as convert_checkpoint
     from modality_forcing.errors import UserError
-    from modality_forcing.training.export import export_run, is_run
+    from modality_forcing.training.export import export_autoencoder, export_run, is_run
 
     wanted = None if dtype is None else getattr(torch, dtype)
-    if not is_run(source):
+    from_run = autoencoder is not None and is_run(autoencoder)
+    if not is_run(source) and not from_run:
         return convert_checkpoint(source, destination, to, autoencoder=autoencoder, dtype=wanted)
     if to not in LAYOUTS:
         raise UserError(f"unknown layout {to!r}; known: {', '.join(LAYOUTS)}")
@@ -71,5 +75,8 @@ def _convert(source: str, destination: str, to: str, autoencoder: str | None, dt
     where = Path(destination).expanduser().resolve().parent
     where.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=".convert-", dir=where) as aside:
+        if not is_run(source):
+            part = export_autoencoder(str(autoencoder), Path(aside) / "autoencoder")
+            return convert_checkpoint(source, destination, to, autoencoder=part, dtype=wanted)
         model = export_run(source, Path(aside) / "model", autoencoder=autoencoder)
         return convert_checkpoint(model, destination, to, dtype=wanted)

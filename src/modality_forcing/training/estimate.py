@@ -20,6 +20,7 @@ from modality_forcing.model.autoencoder import Autoencoder
 from modality_forcing.model.build import build_transformer
 from modality_forcing.model.flops import Flops, Tokens, forward_flops, of_depth, training_flops
 from modality_forcing.model.refiner import DepthRefiner
+from modality_forcing.model.warm_start import freeze
 from modality_forcing.training.data import WITH_DEPTH
 from modality_forcing.training.optim import is_block_matrix
 from modality_forcing.training.refining import RefinerStage
@@ -224,12 +225,15 @@ def estimate(config: TrainConfig, world: int = 1) -> Estimate:
 def _autoencoder(config: TrainConfig, model: Autoencoder, share: int, per_process: int) -> Estimate:
     """The stage that trains the autoencoder; its activations are counted as they run, on the meta device."""
     side = config.crop or config.image_size
+    freeze(model, config.freeze)
 
     def forward() -> None:
         code = model.encode_moments(torch.empty(1, config.model.autoencoder.in_channels, side, side))
         model.decoder(code.chunk(2, dim=1)[0])
 
     operations, memory = _convolutions(config, model, forward, share, per_process)
+    # What is frozen as a whole and comes first has no backward pass.
+    passed = 0.0 if _numbers(model.encoder, trainable=True) else _encoder_flops(model, side**2)
     side_tokens = (side // config.model.autoencoder.downscale) ** 2
     return Estimate(
         counts=tuple(_parts(model)),
@@ -237,7 +241,7 @@ def _autoencoder(config: TrainConfig, model: Autoencoder, share: int, per_proces
         tokens=Tokens(0, side_tokens),
         batch=config.batch,
         per_process=per_process,
-        flops=Flops(operations, 2 * operations),
+        flops=Flops(operations, 2 * (operations - passed)),
         teacher_flops=0.0,
         encoder_flops=0.0,
         memory=memory,
@@ -251,6 +255,7 @@ def _refiner(config: TrainConfig, autoencoder: Autoencoder, share: int, per_proc
     with torch.device("meta"):
         model = DepthRefiner(config.model.refiner)
         transformer = build_transformer(config.model.transformer)
+    freeze(model, config.freeze)
     tokens = sample_tokens(config)
     pixels = tokens.image * config.model.autoencoder.downscale**2
     # As one strip of the same area: convolutions count pixels.
@@ -289,21 +294,22 @@ def _convolutions(
 
     def keep(tensor: torch.Tensor) -> torch.Tensor:
         nonlocal kept
-        kept += tensor.numel() * tensor.element_size()
+        if not isinstance(tensor, nn.Parameter):  # convolutions keep their weights too
+            kept += tensor.numel() * tensor.element_size()
         return tensor
 
     with torch.device("meta"), FlopCounterMode(display=False) as counter:
         with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
             forward()
         operations = float(counter.get_total_flops())
-    weights = _numbers(model)
+    trained = _numbers(model, trainable=True)
     memory = Memory(
-        weights=4 * weights / share,
-        gradients=4 * weights / share,
+        weights=4 * _numbers(model) / share,
+        gradients=4 * trained / share,
         optimizer=_optimizer_bytes(model, config, 0) / share,
-        averages=4 * weights / share,
+        averages=4 * trained / share,
         copies=0,
-        activations=float(kept - 4 * weights) * per_process,  # convolutions keep their weights too
+        activations=float(kept) * per_process,
         teacher=0,
         encoders=0,
     )

@@ -73,6 +73,29 @@ def export_run(
     return folder
 
 
+def export_autoencoder(run: str | Path, folder: str | Path) -> Path:
+    """Write what an autoencoder's run made as a model folder of that part alone, for another model to take it
+    from (``autoencoder`` of :func:`~modality_forcing.checkpoint.writing.convert`).
+
+    Returns:
+        The folder.
+
+    Raises:
+        UserError: no finished run of stage autoencoder.
+    """
+    run, folder = Path(run).expanduser(), Path(folder)
+    newest = state.latest(run)
+    config = from_dict(TrainConfig, state.read_note(newest)["config"], str(newest / state.NOTE))
+    if config.stage != "autoencoder":
+        raise UserError(
+            f"{run} is a run of stage {config.stage}; right is one of stage autoencoder, or a model"
+        )
+    save_model(
+        folder, replace(config.model, refiner=None), autoencoder=load_autoencoder(run, config).state_dict()
+    )
+    return folder
+
+
 def _changed(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
     """Adapters and the parts that started from scratch."""
     return {name: tensor for name, tensor in tensors.items() if ".lora_" in name or is_fresh(name)}
