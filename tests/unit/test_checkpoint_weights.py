@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
 import pickle
+import stat
 import struct
 import sys
 
@@ -229,6 +231,16 @@ def test_views_and_shared_tensors_are_saved_whole(tmp_path):
     state = {"base": base, "transposed": base.T, "row": base[1], "same": base}
     weights = dict(open_weights(save_weights(tmp_path / "v.safetensors", state)).read())
     assert equal(weights, state)
+
+
+@pytest.mark.skipif(os.name == "nt", reason="rights of POSIX files")
+def test_others_may_read_what_the_user_lets_them(tmp_path):
+    before = os.umask(0o027)
+    try:
+        path = save_weights(tmp_path / "net.safetensors", {"a": torch.zeros(2)})
+    finally:
+        os.umask(before)
+    assert stat.S_IMODE(path.stat().st_mode) == 0o640
 
 
 def test_writing_leaves_the_old_file_when_it_fails(saved, monkeypatch):

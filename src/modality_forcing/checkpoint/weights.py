@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 import re
+import stat
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -330,6 +331,9 @@ def save_weights(
             own[name] = tensor.clone()
         seen.add(tensor.untyped_storage().data_ptr())
     with atomic_file(path) as aside:
+        # safetensors 0.8 lets the owner alone read; a model in a shared folder is there for others too.
+        aside.touch()
+        rights = stat.S_IMODE(aside.stat().st_mode)
         try:
             # None and not {}: the library writes a broken header for empty metadata.
             save_file(own, str(aside), dict(metadata) if metadata else None)
@@ -337,6 +341,7 @@ def save_weights(
             # The library hides the system's reason (a full disk, say) in its text; atomic_file words it.
             code = re.search(r"os error (\d+)", str(error))
             raise OSError(int(code[1]) if code else 0, str(error)) from None
+        aside.chmod(rights)
     return path
 
 

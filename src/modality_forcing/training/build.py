@@ -9,13 +9,13 @@ from typing import Any
 
 import torch
 from safetensors import safe_open
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from modality_forcing.checkpoint.layouts import AUTOENCODER_FILE, open_checkpoint
+from modality_forcing.checkpoint.weights import save_weights
 from modality_forcing.config import RefinerConfig, TrainConfig, TransformerConfig, from_dict
 from modality_forcing.errors import UserError
-from modality_forcing.io.atomic import atomic_file
 from modality_forcing.model.autoencoder import Autoencoder
 from modality_forcing.model.build import build_transformer
 from modality_forcing.model.refiner import DepthRefiner
@@ -322,10 +322,7 @@ def finish_autoencoder(config: TrainConfig, run: Path, num_batches: int = 40) ->
         model.set_latent_statistics(begun.running_mean, begun.running_var)
     else:
         model.set_latent_statistics(*_latent_statistics(model, config, num_batches))
-    target = run / AUTOENCODER_FILE
-    with atomic_file(target) as aside:
-        save_file(model.state_dict(), aside)
-    return target
+    return save_weights(run / AUTOENCODER_FILE, model.state_dict())
 
 
 def _latent_statistics(model: Autoencoder, config: TrainConfig, num_batches: int) -> tuple[Tensor, Tensor]:
