@@ -97,6 +97,12 @@ def test_tiny_and_the_stages_of_lowpoly_are_there():
     assert (again.config.init, again.config.refine.start) == ("runs/averaged", "runs/averaged")
     assert (again.config.model, again.config.data.sensors) == (last.model, last.data.sensors)
     assert (nearer.config.init, nearer.config.refine.start) == ("runs/averaged", "runs/again/again")
+    sharp, calm = (
+        stage.config for stage in read_recipe(find_recipe("lowpoly/decoder"), "runs/decoder").stages
+    )
+    assert sharp.freeze == calm.freeze == ("encoder",)
+    assert (sharp.init, calm.init) == ("runs/before", "runs/decoder/sharp")
+    assert sharp.model == calm.model and sharp.latent_noise < calm.latent_noise
     for config in (longer, near):
         assert [source.weight for source in config.data.sources] == [0.6, 0.4]
         assert config.data.sensors == onward[0].config.data.sensors
