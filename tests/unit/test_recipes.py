@@ -61,6 +61,7 @@ def test_tiny_and_the_stages_of_lowpoly_are_there():
         "refiner",
         "named",
         "again",
+        "decoder",
     }
     onward = read_recipe(find_recipe("lowpoly/onward"), "runs/onward").stages
     assert [stage.config.init for stage in onward] == [
