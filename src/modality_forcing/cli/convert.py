@@ -66,8 +66,8 @@ def _convert(source: str, destination: str, to: str, autoencoder: str | None, dt
     from modality_forcing.training.export import export_autoencoder, export_run, is_run
 
     wanted = None if dtype is None else getattr(torch, dtype)
-    from_run = autoencoder is not None and is_run(autoencoder)
-    if not is_run(source) and not from_run:
+    takes_run = autoencoder is not None and is_run(autoencoder)
+    if not (is_run(source) or takes_run):
         return convert_checkpoint(source, destination, to, autoencoder=autoencoder, dtype=wanted)
     if to not in LAYOUTS:
         raise UserError(f"unknown layout {to!r}; known: {', '.join(LAYOUTS)}")
@@ -75,8 +75,11 @@ def _convert(source: str, destination: str, to: str, autoencoder: str | None, dt
     where = Path(destination).expanduser().resolve().parent
     where.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=".convert-", dir=where) as aside:
-        if not is_run(source):
-            part = export_autoencoder(str(autoencoder), Path(aside) / "autoencoder")
-            return convert_checkpoint(source, destination, to, autoencoder=part, dtype=wanted)
-        model = export_run(source, Path(aside) / "model", autoencoder=autoencoder)
-        return convert_checkpoint(model, destination, to, dtype=wanted)
+        if takes_run:
+            autoencoder = str(export_autoencoder(str(autoencoder), Path(aside) / "autoencoder"))
+        if is_run(source):
+            source, autoencoder = (
+                str(export_run(source, Path(aside) / "model", autoencoder=autoencoder)),
+                None,
+            )
+        return convert_checkpoint(source, destination, to, autoencoder=autoencoder, dtype=wanted)

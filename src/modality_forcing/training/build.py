@@ -233,7 +233,7 @@ def _is_run(source: str | Path) -> bool:
     return (path / "checkpoints").is_dir() or (not path.exists() and str(source).startswith((".", "/", "~")))
 
 
-def _config_of(run: str | Path) -> TrainConfig:
+def config_of(run: str | Path) -> TrainConfig:
     """What the newest checkpoint of a run was made with."""
     newest = _averages(run).parent
     return from_dict(TrainConfig, state.read_note(newest)["config"], str(newest / state.NOTE))
@@ -243,7 +243,7 @@ def _transformer_of(source: str | Path) -> str | Path:
     """A refiner's run stands for the model whose depth it refines."""
     if not _is_run(source):
         return source
-    config = _config_of(source)
+    config = config_of(source)
     return config.init if config.stage == "refiner" else source
 
 
@@ -254,7 +254,7 @@ def _refiner_of(source: str) -> tuple[RefinerConfig, dict[str, Tensor]]:
         UserError: there is none.
     """
     if _is_run(source):
-        config = _config_of(source)
+        config = config_of(source)
         if config.stage == "refiner" and config.model.refiner is not None:
             return config.model.refiner, load_file(_averages(source))
     else:
@@ -293,7 +293,7 @@ def load_weights(source: str | Path) -> dict[str, Tensor]:
     if not _is_run(source):
         return dict(open_checkpoint(source).load_transformer(torch.float32).state_dict())
     weights = load_file(_averages(source))
-    adapters = _config_of(source).lora
+    adapters = config_of(source).lora
     return lora.merge_state(weights, adapters) if adapters.rank > 0 else weights
 
 

@@ -13,7 +13,7 @@ from modality_forcing.config import TrainConfig, from_dict
 from modality_forcing.errors import UserError
 from modality_forcing.model.adapted import is_fresh
 from modality_forcing.training import state
-from modality_forcing.training.build import load_weights
+from modality_forcing.training.build import config_of, load_weights
 from modality_forcing.training.encoding import load_autoencoder
 from modality_forcing.training.lora import save_adapters
 
@@ -83,9 +83,7 @@ def export_autoencoder(run: str | Path, folder: str | Path) -> Path:
     Raises:
         UserError: no finished run of stage autoencoder.
     """
-    run, folder = Path(run).expanduser(), Path(folder)
-    newest = state.latest(run)
-    config = from_dict(TrainConfig, state.read_note(newest)["config"], str(newest / state.NOTE))
+    folder, config = Path(folder), config_of(run)
     if config.stage != "autoencoder":
         raise UserError(
             f"{run} is a run of stage {config.stage}; right is one of stage autoencoder, or a model"

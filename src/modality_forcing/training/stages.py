@@ -180,7 +180,7 @@ def _image_mean(values: Tensor, weight: Tensor | None = None) -> Tensor:
 def random_crops(
     images: Tensor, side: int, slots: Sequence[int], batch: int, generator: torch.Generator
 ) -> Tensor:
-    """(b, 3, H, W) -> (b, 3, side, side), one crop per image; ``side`` 0 or the full size: unchanged.
+    """(b, C, H, W) -> (b, C, side, side), one crop per image; ``side`` 0 or the full size: unchanged.
 
     Args:
         slots: positions of the images in a step's whole batch of ``batch`` samples.
