@@ -15,7 +15,7 @@ from modality_forcing.training.muon import Muon
 WARMUP = 50  # steps
 
 
-def options(text: str | None, *, out: Path, epochs: int, wanted: float) -> argparse.Namespace:
+def options(text: str | None, *, out: Path, epochs: int, wanted: float) -> argparse.ArgumentParser:
     """Two folders of shards, and how to train; the values are the defaults."""
     parser = argparse.ArgumentParser(description=text, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("train", type=Path)
@@ -25,7 +25,7 @@ def options(text: str | None, *, out: Path, epochs: int, wanted: float) -> argpa
     parser.add_argument("--limit", type=int, default=None)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--wanted", type=float, default=wanted)
-    return parser.parse_args()
+    return parser
 
 
 def fit(

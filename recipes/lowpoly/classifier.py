@@ -71,7 +71,7 @@ def accuracy(model: PlaceClassifier, pictures: np.ndarray, places: Tensor) -> fl
 
 def main() -> int:
     """Train, measure, write; exit code 1 when the accuracy is missed."""
-    chosen = options(__doc__, out=EMBEDDED, epochs=30, wanted=WANTED)
+    chosen = options(__doc__, out=EMBEDDED, epochs=30, wanted=WANTED).parse_args()
     pictures, places = load(chosen.train, chosen.limit)
     unseen, unseen_places = load(chosen.validation, chosen.limit)
     torch.manual_seed(chosen.seed)

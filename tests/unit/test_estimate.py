@@ -248,6 +248,17 @@ def test_klein_4b_adapters_fit_24_gib_with_room_for_the_runtime():
     assert full.memory.total > 80 * 2**30
 
 
+def test_a_reader_is_a_whole_transformer_asked_where_depth_is_given():
+    config = TrainConfig(model=MODELS["lowpoly"], precision="fp32")
+    plain = estimate(config)
+    reads = estimate(replace(config, forcing=ForcingConfig(p_d2i=0.5, reader="x", d2i_read=1.0)))
+    cycles = estimate(replace(config, forcing=ForcingConfig(p_d2i=0.5, reader="x", cycle_weight=1.0)))
+    assert plain.memory.teacher == 0 == plain.teacher_flops
+    assert reads.memory.teacher == 4 * plain.total.total
+    assert reads.teacher_flops == plain.flops.forward / 2
+    assert cycles.teacher_flops == 3 * reads.teacher_flops
+
+
 def test_tokens_of_the_largest_bucket():
     config = TrainConfig(model=model_preset("flux2-klein-4b-rgbd"), image_size=512)
     assert sample_tokens(config) == Tokens(512, 1024, 1024)

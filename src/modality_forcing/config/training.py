@@ -168,6 +168,17 @@ class ForcingConfig:
     teacher: str = ""
     """Folder of the model whose text-to-image part teaches. "": ``init``, which must then be a text-to-image
     model; a run that goes on from a model with depth names its teacher here."""
+    reader: str = ""
+    """Folder of a model with depth that reads it from the training pictures where depth is given (ours;
+    ``training.reading``). "": nobody reads, and ``d2i_read`` and ``cycle_weight`` are 0."""
+    d2i_read: float = 0.0
+    """Probability that given depth is the whole map that the reader makes of the picture, not the
+    measurements: what users give has no holes."""
+    cycle_weight: float = 0.0
+    """Weight of the difference between what the reader reads in the clean image as the model predicts it and
+    in the real one, where depth is given."""
+    cycle_below: float = 0.8
+    """Highest noise level of an image that ``cycle_weight`` looks at: beyond it the prediction is a blur."""
     smooth_head: bool = False
     """Start a new depth head with smooth patches instead of zeros (ours; ``model.warm_start``)."""
     depth_density: str = "plateau"
@@ -194,12 +205,15 @@ class ForcingConfig:
     filled from the nearest measurement (for comparison; ``codecs.depth_latent``)."""
 
     def __post_init__(self) -> None:
-        for name in ("p_i2d", "p_d2i", "text_dropout", "i2d_pure"):
+        for name in ("p_i2d", "p_d2i", "text_dropout", "i2d_pure", "d2i_read", "cycle_below"):
             _require(0 <= getattr(self, name) <= 1, f"forcing.{name}", getattr(self, name), "right is 0..1")
         _require(0 <= (self.i2d_text_dropout or 0) <= 1, "forcing.i2d_text_dropout", self.i2d_text_dropout,
                  "right is 0..1, or null")  # fmt: skip
         _require(self.i2d_relative >= 0, "forcing.i2d_relative", self.i2d_relative, "it may not be negative")
         _require(self.named_weight >= 0, "forcing.named_weight", self.named_weight, "it may not be negative")
+        _require(self.cycle_weight >= 0, "forcing.cycle_weight", self.cycle_weight, "it may not be negative")
+        _require(bool(self.reader) or not (self.d2i_read or self.cycle_weight), "forcing.reader", self.reader,
+                 "forcing.d2i_read and forcing.cycle_weight need the folder of a model")  # fmt: skip
         _require(self.distill_every >= 1, "forcing.distill_every", self.distill_every, "right is 1 or more")
         _require(self.p_i2d + self.p_d2i <= 1, "forcing.p_i2d + forcing.p_d2i", self.p_i2d + self.p_d2i,
                  "together they may be 1 at most")  # fmt: skip

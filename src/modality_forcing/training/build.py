@@ -33,6 +33,7 @@ from modality_forcing.training.distributed import World
 from modality_forcing.training.encoding import load_autoencoder
 from modality_forcing.training.parallelize import FLOAT32_PARTS, compute_dtype, place, prepare_blocks
 from modality_forcing.training.randomness import WEIGHTS, generator_for, seed_for
+from modality_forcing.training.reading import Reader
 from modality_forcing.training.stages import Noisy, Teach
 
 ENCODER = "encoder"
@@ -48,12 +49,14 @@ class Built:
     Attributes:
         model: its weights and which of them train.
         teach: the text-to-image model of self-distillation; None without.
+        reader: the model that reads depth from pictures; None without.
         estimator: the frozen transformer whose depth is refined; None in all stages but that.
         grown: whether it was just grown from a text-to-image model.
     """
 
     model: nn.Module
     teach: Teach | None = None
+    reader: Reader | None = None
     estimator: nn.Module | None = None
     grown: bool = False
 
@@ -104,10 +107,11 @@ def build(config: TrainConfig, world: World, *, resuming: bool) -> Built:
         known = weights if source == config.init or not world.first else load_weights(source)
         backbone = config.model.transformer.backbone()
         teach = _student_itself if shared else _Teacher(_build_frozen(config, backbone, known, source, world))
+    reader = _build_reader(config, world) if config.stage == "forcing" and config.forcing.reader else None
     has_dropout = config.lora.rank > 0 and config.lora.dropout > 0
     prepare_blocks(model, config.parallel, has_dropout=has_dropout)
     place(model, config.parallel, config.batch, config.precision, world)
-    return Built(model, teach, grown=grown and not resuming)
+    return Built(model, teach, reader, grown=grown and not resuming)
 
 
 def _distills(config: TrainConfig) -> bool:
@@ -205,8 +209,24 @@ def _student_itself(student: nn.Module, work: Noisy) -> Tensor:
         return student(work.rgb_t, None, work.text, work.image_rope, work.t_rgb)[0]
 
 
+def _build_reader(config: TrainConfig, world: World) -> Reader:
+    """The transformer is spread as the one that trains; the refiner, which is small, is whole everywhere."""
+    source = config.forcing.reader
+    weights = load_weights(source) if world.first else {}
+    transformer = _build_frozen(
+        config, config.model.transformer, weights, source, world, setting="forcing.reader"
+    )
+    refiner = None if _is_run(source) else open_checkpoint(source).load_refiner(world.device)
+    return Reader(transformer, refiner and refiner.requires_grad_(False), config.model)
+
+
 def _build_frozen(
-    config: TrainConfig, sizes: TransformerConfig, weights: dict[str, Tensor], source: str, world: World
+    config: TrainConfig,
+    sizes: TransformerConfig,
+    weights: dict[str, Tensor],
+    source: str,
+    world: World,
+    setting: str = "init",
 ) -> nn.Module:
     """A transformer of ``sizes`` that does not train, with ``weights`` from ``source``; one without depth
     takes its part of them."""
@@ -216,7 +236,7 @@ def _build_frozen(
         names = model.state_dict().keys()
         if sizes.depth_channels is None:
             weights = {name: value for name, value in weights.items() if name in names}
-        _fitting(lambda: model.load_state_dict(weights, strict=True), source)
+        _fitting(lambda: model.load_state_dict(weights, strict=True), source, setting)
     model.eval().requires_grad_(False)
     small = compute_dtype(config.precision, world.device)
     for name, p in model.named_parameters():

@@ -58,7 +58,7 @@ class Memory:
         copies: bfloat16 copies that the computation works on.
         activations: kept for the backward pass of one micro-batch.
         teacher: a frozen transformer beside what trains: the text-to-image model of self-distillation (where
-            it needs a second copy), or the one whose depth is refined.
+            it needs a second copy), the one that reads depth, or the one whose depth is refined.
         encoders: the frozen autoencoder.
     """
 
@@ -190,6 +190,11 @@ def estimate(config: TrainConfig, world: int = 1) -> Estimate:
         # Where only the depth stream or adapters train, the student is its own teacher; else there are two.
         with torch.device("meta"):
             teacher = frozen_bytes * _numbers(build_transformer(sizes.backbone()))
+    if config.stage == "forcing" and config.forcing.reader:
+        # The real picture is read once; the predicted one too, and its gradient costs as much again.
+        times = 3 if config.forcing.cycle_weight else 1
+        teacher_flops += times * config.forcing.p_d2i * forward_flops(model, sizes, tokens)
+        teacher += frozen_bytes * _numbers(model)
     blocks = model.wrap_units()
     per_unit = tokens.all * sizes.hidden * per_process
     kept = ACTIVATION_BYTES * len(blocks)

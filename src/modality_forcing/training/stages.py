@@ -29,6 +29,7 @@ from modality_forcing.training import randomness
 from modality_forcing.training.data import Batch
 from modality_forcing.training.encoding import Encoders
 from modality_forcing.training.randomness import generator_for, noise_for
+from modality_forcing.training.reading import Reader
 from modality_forcing.training.relative import relative_depth_loss
 
 Teach = Callable[[nn.Module, "Noisy"], Tensor]
@@ -53,6 +54,7 @@ class Noisy:
             stage autoencoder what each pixel counts, (b, 1, H, W).
         taught: whether the teacher is asked, the same on all processes.
         depth_share: what a measured pixel counts in the mean, (b,).
+        read: what the reader reads in the given images, (b', N, P), of the samples ``cycled``, numbers (b',).
     """
 
     batch: Batch
@@ -74,6 +76,8 @@ class Noisy:
     rgb_weight: Tensor = field(default_factory=lambda: torch.ones(()))
     taught: bool = False
     depth_share: Tensor = field(default_factory=lambda: torch.ones(()))
+    read: Tensor = field(default_factory=lambda: torch.zeros(0))
+    cycled: Tensor = field(default_factory=lambda: torch.zeros(0, dtype=torch.int64))
 
 
 class Stage(ABC):
@@ -265,15 +269,22 @@ class ForcingStage(ImageStage):
     """
 
     def __init__(
-        self, config: TrainConfig, device: torch.device, encoders: Encoders, teach: Teach | None = None
+        self,
+        config: TrainConfig,
+        device: torch.device,
+        encoders: Encoders,
+        teach: Teach | None = None,
+        reader: Reader | None = None,
     ) -> None:
         super().__init__(config, device, encoders)
-        self.teach = teach
+        self.teach, self.reader = teach, reader
         self.weights = {
             "rgb": config.forcing.rgb_weight, "depth": config.forcing.depth_weight, "i2d_mae": 0.0,
         }  # fmt: skip
         if teach is not None:
             self.weights["distill"] = float(config.forcing.distill_every)
+        if reader is not None:
+            self.weights["cycle"] = config.forcing.cycle_weight
 
     def prepare(self, batch: Batch, step: int) -> Noisy:
         """Levels and tasks, noise, missing depth filled with pure noise."""
@@ -287,8 +298,10 @@ class ForcingStage(ImageStage):
         work.depth0, work.valid, work.t_depth = depth0, valid, t_depth.to(self.device)
         work.depth_noise = noise_for(config.seed, step, randomness.DEPTH_NOISE, batch.slots, depth0)
         rows, cols = (side // patch for side in depth.shape[-2:])
-        work.depth_t = self._noisy_depth(work, rows, cols)
         work.rope = self.rope(text_ids(work.text.shape[1]), image_ids(rows, cols), depth_ids(rows, cols))
+        if self.reader is not None:
+            self._read(work, step, self.reader)
+        work.depth_t = self._noisy_depth(work, rows, cols)
         num_valid = valid.flatten(1).sum(dim=1).cpu().float()
         if config.forcing.depth_average == "samples":
             work.depth_share = (1 / num_valid.clamp_min(1)).to(self.device)
@@ -310,6 +323,33 @@ class ForcingStage(ImageStage):
         if self.config.forcing.depth_coding == "latent":
             return encode_latent_depth(depth, measured, self.encoders.autoencoder, patch, sky)
         return encode_depth(depth, measured, patch, sky)[:2]
+
+    @torch.no_grad()
+    def _read(self, work: Noisy, step: int, reader: Reader) -> None:
+        """Where depth is given, what the reader reads in the picture: some of it in place of measurements."""
+        forcing, batch = self.config.forcing, work.batch
+        draws = torch.rand(
+            self.config.batch, generator=generator_for(self.config.seed, step, randomness.READ)
+        )
+        given = work.t_depth.cpu() == 0
+        whole = given & (draws[batch.slots] < forcing.d2i_read)
+        cycled = given & (work.t_rgb.cpu() <= forcing.cycle_below) & (forcing.cycle_weight > 0)
+        work.counts["cycle"] = cycled.float()
+        # Sharded weights are gathered by all processes together: each asks once, for one sample at least.
+        asked = (whole | cycled).nonzero()[:, 0]
+        asked = asked if len(asked) else torch.zeros(1, dtype=torch.int64)
+        read = self._ask(reader, work.rgb0[asked], work, asked)
+        work.cycled = asked[cycled[asked]]
+        work.read = read[cycled[asked]]
+        chosen = asked[whole[asked]]
+        if len(chosen):
+            assert batch.images is not None
+            maps = reader.maps(read[whole[asked]], batch.images[chosen].to(self.device))
+            work.depth0[chosen], work.valid[chosen] = self._depth_tokens(maps, torch.ones_like(maps).bool())
+
+    def _ask(self, reader: Reader, rgb: Tensor, work: Noisy, items: Tensor) -> Tensor:
+        text = self.encoders.empty_text.expand(len(items), -1, -1)
+        return reader(rgb, work.depth_noise[items], text, work.rope)
 
     def _noisy_depth(self, work: Noisy, rows: int, cols: int) -> Tensor:
         """Depth at its level, with something in place of what was not measured."""
@@ -362,12 +402,27 @@ class ForcingStage(ImageStage):
             )[0]  # fmt: skip
         elif "distill" in self.weights:
             out["distill"] = torch.zeros_like(out["rgb"])
+        if self.reader is not None:
+            out["cycle"] = self._cycle_loss(self.reader, rgb, work)
         given = work.valid & (work.t_rgb == 0)[:, None, None]
         off = (depth.detach().float() - work.depth0).abs()
         out["i2d_mae"] = (
             torch.where(given, off, torch.zeros_like(off)).flatten(1).sum(dim=1) * work.depth_share
         )
         return out
+
+    def _cycle_loss(self, reader: Reader, prediction: Tensor, work: Noisy) -> Tensor:
+        """(b,): what is read in the predicted clean image against what is read in the real one."""
+        out = torch.zeros(len(prediction), device=self.device)
+        if not self.weights["cycle"]:
+            return out
+        items = work.cycled if len(work.cycled) else torch.zeros(1, dtype=torch.int64)
+        t = expand_level(work.t_rgb[items], prediction)
+        clean = work.rgb_t[items] - t * self._velocity(prediction, work)[items]
+        read = self._ask(reader, clean, work, items)
+        if not len(work.cycled):
+            return out + 0 * read.sum()
+        return out.index_put((items.to(self.device),), reader.difference(read, work.read))
 
     def _depth_loss(self, prediction: Tensor, work: Noisy) -> SumCount:
         flow = self.config.model.flow

@@ -146,7 +146,7 @@ class Trainer:
             return ImageStage(self.config, device, self.encoders)
         if built.estimator is not None:
             return RefinerStage(self.config, device, self.encoders, built.estimator)
-        return ForcingStage(self.config, device, self.encoders, built.teach)
+        return ForcingStage(self.config, device, self.encoders, built.teach, built.reader)
 
     # -- one step --------------------------------------------------------------------------------------
 

@@ -1,0 +1,155 @@
+"""A frozen model that reads depth from pictures: whole maps to be given, and what a painted picture shows."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+import torch
+from trainers import differing, measured
+
+from modality_forcing.config import DepthConfig, ForcingConfig, ParallelConfig, RefinerConfig, from_dict
+from modality_forcing.errors import UserError
+from modality_forcing.model.refiner import DepthRefiner
+from modality_forcing.presets import TINY
+from modality_forcing.training.reading import Reader
+from modality_forcing.training.trainer import Trainer
+
+
+@pytest.fixture(scope="module")
+def config(configs):
+    """Depth is given in every sample; the short run of the fixture reads."""
+    run = configs["refiner"].init
+    forcing = ForcingConfig(
+        p_i2d=0.0, p_d2i=1.0, reader=run, d2i_read=1.0, cycle_weight=2.0, cycle_below=1.0, text_dropout=0.0
+    )
+    return replace(configs["forcing"], init=run, forcing=forcing, precision="fp32")
+
+
+def with_forcing(config, **changes):
+    return replace(config, forcing=replace(config.forcing, **changes))
+
+
+def prepared(trainer, step=0):
+    return trainer.stage.prepare(trainer.loader.load(step)[0], step)
+
+
+def read_by(trainer, work, rgb):
+    text = trainer.encoders.empty_text.expand(len(rgb), -1, -1)
+    zeros = torch.zeros(len(rgb))
+    reader = trainer.stage.reader.transformer
+    with torch.no_grad():
+        return reader(rgb, work.depth_noise, text, work.rope, zeros, torch.ones_like(zeros))[1].float()
+
+
+def test_given_depth_is_the_whole_map_that_the_reader_makes(config, tmp_path):
+    trainer = Trainer(config, tmp_path)
+    work = prepared(trainer)
+    assert work.valid.all()
+    maps = trainer.stage.reader.maps(read_by(trainer, work, work.rgb0), work.batch.images)
+    surfaces = torch.isfinite(maps)
+    again = trainer.stage._depth_tokens(maps, torch.ones_like(surfaces))[0]
+    torch.testing.assert_close(work.depth_t, again)
+    sparse = prepared(Trainer(with_forcing(config, d2i_read=0.0), tmp_path / "sparse"))
+    assert not sparse.valid.all()
+    assert torch.equal(sparse.depth_t[~sparse.valid], sparse.depth_noise[~sparse.valid])
+
+
+def test_only_samples_with_given_depth_are_read(config, tmp_path):
+    """The others keep their measurements: nothing but those ever trains depth."""
+    mixed = with_forcing(config, p_i2d=0.3, p_d2i=0.4, d2i_read=0.5, cycle_below=0.9)
+    trainer, bare = Trainer(mixed, tmp_path), Trainer(with_forcing(mixed, d2i_read=0.0), tmp_path / "bare")
+    read = cycled = 0
+    for step in range(8):
+        work, plain = prepared(trainer, step), prepared(bare, step)
+        given = work.t_depth == 0
+        assert torch.equal(work.depth0[~given], plain.depth0[~given])
+        assert torch.equal(work.valid[~given], plain.valid[~given])
+        assert torch.equal(work.counts["cycle"], (given & (work.t_rgb <= 0.9)).float())
+        read += int((work.valid.flatten(1).all(dim=1) & given).sum())
+        cycled += int(work.counts["cycle"].sum())
+        assert trainer.losses([work.batch], step).counts["depth"] == plain.counts["depth"].sum()
+    assert 0 < read < 16 and cycled > 0
+
+
+def test_the_cycle_compares_what_is_read_in_both_pictures(config, tmp_path):
+    trainer = Trainer(config, tmp_path)
+    work = prepared(trainer)
+    with torch.no_grad():
+        inputs = [work.rgb_t, work.depth_t, work.text, work.rope, work.t_rgb, work.t_depth]
+        clean = work.rgb_t - work.t_rgb[:, None, None] * trainer.model(*inputs)[0]
+    wanted = trainer.stage.reader.difference(read_by(trainer, work, clean), read_by(trainer, work, work.rgb0))
+    numbers = measured(trainer)
+    assert numbers.means["cycle"] == pytest.approx(float(wanted.mean()), rel=1e-4)
+    assert numbers.means["cycle"] > 0
+    assert numbers.loss == pytest.approx(numbers.means["rgb"] + 2 * numbers.means["cycle"], rel=1e-5)
+
+
+def test_the_cycle_teaches_the_painter_and_never_the_reader(config, tmp_path):
+    trainer = Trainer(with_forcing(config, rgb_weight=0.0), tmp_path)
+    before = {k: v.clone() for k, v in trainer.stage.reader.transformer.state_dict().items()}
+    painter = {k: v.clone() for k, v in trainer.model.state_dict().items()}
+    first = measured(trainer).means["cycle"]
+    for _ in range(4):
+        trainer.train_step()
+    assert not differing(dict(trainer.stage.reader.transformer.state_dict()), before)
+    assert differing(dict(trainer.model.state_dict()), painter)
+    assert measured(trainer).means["cycle"] < first
+
+
+def test_micro_batches_change_nothing(config, tmp_path):
+    mixed = with_forcing(config, p_i2d=0.3, p_d2i=0.4, cycle_below=0.9)
+    whole = Trainer(mixed, tmp_path / "whole")
+    split = Trainer(replace(mixed, parallel=ParallelConfig(accumulate=4)), tmp_path / "split")
+    one, four = whole.train_step(), split.train_step()
+    assert four.loss == pytest.approx(one.loss, rel=1e-5)
+    for name, mean in one.means.items():
+        assert four.means[name] == pytest.approx(mean, rel=1e-4, abs=1e-6), name
+
+
+def test_what_is_read_has_units_sky_and_the_refiners_outlines():
+    model = replace(TINY, depth=DepthConfig(sky="far", far_threshold=1.9))
+    read = torch.full((1, 4, model.transformer.patch_size**2), 0.5)
+    read[:, 1] = 1.5
+    read[:, 2] = 1.95
+    side = 2 * model.transformer.patch_size
+    images = torch.rand(1, 3, side, side) * 2 - 1
+    (depth,) = Reader(torch.nn.Identity(), None, model).maps(read, images)
+    half = side // 2
+    assert torch.isinf(depth[half:, :half]).all() and torch.isfinite(depth[:half]).all()
+    assert float(depth[0, 0]) == 0.5 and float(depth[0, -1]) == pytest.approx(2.0)
+    refiner = DepthRefiner(RefinerConfig(widths=(8, 16, 16, 24), blocks=(1, 1, 1, 1), norm_groups=4))
+    torch.nn.init.normal_(refiner.conv_out.weight, std=0.05)
+    (sharper,) = Reader(torch.nn.Identity(), refiner, model).maps(read, images)
+    assert not torch.equal(sharper, depth)
+
+
+def test_two_equal_readings_differ_by_nothing_and_the_scale_is_half_the_matter():
+    model = replace(TINY, depth=DepthConfig(sky="far", far_threshold=1.9))
+    reader = Reader(torch.nn.Identity(), None, model)
+    read = 0.2 + 0.6 * torch.rand(2, 4, 64)
+    read[1, 0] = 2.0
+    torch.testing.assert_close(reader.difference(read, read), torch.zeros(2))
+    off = reader.difference(read[:1] * 0.8, read[:1])
+    assert 0 < float(off) < 0.2 * float(read[:1].mean())
+    assert float(reader.difference(read[:1].flip(-1), read[:1])) > float(off)
+
+
+@pytest.mark.parametrize(
+    ("changes", "named"),
+    [
+        ({"cycle_weight": 1.0}, r"forcing\.reader"),
+        ({"d2i_read": 0.5}, r"forcing\.reader"),
+        ({"reader": "x", "cycle_weight": -1.0}, r"forcing\.cycle_weight"),
+        ({"reader": "x", "d2i_read": 1.5}, r"forcing\.d2i_read"),
+        ({"reader": "x", "cycle_below": 2.0}, r"forcing\.cycle_below"),
+    ],
+)
+def test_bad_settings_are_named(changes, named):
+    with pytest.raises(UserError, match=named):
+        from_dict(ForcingConfig, changes)
+
+
+def test_a_reader_without_depth_is_refused(config, configs, tmp_path):
+    with pytest.raises(UserError, match=r"forcing\.reader=.* does not fit the model"):
+        Trainer(with_forcing(config, reader=configs["forcing"].init), tmp_path)
