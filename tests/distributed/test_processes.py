@@ -104,6 +104,16 @@ def test_the_teacher_is_sharded_too(freeze, toy, tmp_path):
     same(together(2, runs.train, config, tmp_path / "two", 4), plain)
 
 
+def test_the_reader_is_sharded_too(toy, tmp_path):
+    """In some steps a process has no sample with given depth, and has to gather the reader's weights still."""
+    together(0, runs.train, toy["forcing"], tmp_path / "reader", 2, False, True)
+    forcing = ForcingConfig(p_d2i=0.4, reader=str(tmp_path / "reader"), d2i_read=0.5, cycle_weight=2.0)
+    config = replace(toy["forcing"], forcing=forcing)
+    plain = together(0, runs.train, config, tmp_path / "plain", 4)
+    assert plain["means"][1]["cycle"] > 0
+    same(together(2, runs.train, config, tmp_path / "two", 4), plain)
+
+
 def test_adapters_are_sharded_too(toy, tmp_path):
     pytest.importorskip("peft")
     config = replace(toy["forcing"], lora=LoraConfig(rank=2), forcing=ForcingConfig(distill_high=1.0))

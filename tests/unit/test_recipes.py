@@ -62,6 +62,7 @@ def test_tiny_and_the_stages_of_lowpoly_are_there():
         "named",
         "again",
         "decoder",
+        "given",
     }
     onward = read_recipe(find_recipe("lowpoly/onward"), "runs/onward").stages
     assert [stage.config.init for stage in onward] == [
@@ -104,6 +105,9 @@ def test_tiny_and_the_stages_of_lowpoly_are_there():
     assert sharp.freeze == calm.freeze == ("encoder",)
     assert (sharp.init, calm.init) == ("runs/before", "runs/decoder/sharp")
     assert sharp.model == calm.model and sharp.latent_noise < calm.latent_noise
+    (given,) = read_recipe(find_recipe("lowpoly/given"), "runs/given").stages
+    assert given.config.init == given.config.forcing.reader == "runs/before"
+    assert given.config.data.sensors == onward[0].config.data.sensors
     for config in (longer, near):
         assert [source.weight for source in config.data.sources] == [0.6, 0.4]
         assert config.data.sensors == onward[0].config.data.sensors
