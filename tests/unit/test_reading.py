@@ -143,6 +143,7 @@ def test_two_equal_readings_differ_by_nothing_and_the_scale_is_half_the_matter()
         ({"reader": "x", "cycle_weight": -1.0}, r"forcing\.cycle_weight"),
         ({"reader": "x", "d2i_read": 1.5}, r"forcing\.d2i_read"),
         ({"reader": "x", "cycle_below": 2.0}, r"forcing\.cycle_below"),
+        ({"reader": "x", "depth_coding": "latent"}, r"forcing\.reader"),
     ],
 )
 def test_bad_settings_are_named(changes, named):

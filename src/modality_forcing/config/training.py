@@ -233,6 +233,8 @@ class ForcingConfig:
         if self.depth_coding == "latent":
             _require(self.i2d_relative == 0, "forcing.i2d_relative", self.i2d_relative,
                      "it needs depth in pixels: right is 0 with forcing.depth_coding=latent")  # fmt: skip
+            _require(not self.reader, "forcing.reader", self.reader,
+                     "it reads depth in pixels: right is \"\" with forcing.depth_coding=latent")  # fmt: skip
             _require(not self.smooth_head, "forcing.smooth_head", self.smooth_head,
                      "it shapes pixels, which forcing.depth_coding=latent does not predict")  # fmt: skip
             _require(self.fill == "noise", "forcing.fill", self.fill,

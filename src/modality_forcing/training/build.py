@@ -217,7 +217,8 @@ def _build_reader(config: TrainConfig, world: World) -> Reader:
         config, config.model.transformer, weights, source, world, setting="forcing.reader"
     )
     refiner = None if _is_run(source) else open_checkpoint(source).load_refiner(world.device)
-    return Reader(transformer, refiner and refiner.requires_grad_(False), config.model)
+    half = config.precision == "bf16" and world.device.type != "cpu"
+    return Reader(transformer, refiner and refiner.requires_grad_(False), config.model, half=half)
 
 
 def _build_frozen(

@@ -24,10 +24,13 @@ class Reader:
         transformer: frozen, with a depth stream.
         refiner: frozen, float32; None: depth as the transformer writes it.
         config: of the model that trains; the reader has the same patches, positions and heads.
+        half: the transformer computes in bfloat16, on a GPU.
     """
 
-    def __init__(self, transformer: nn.Module, refiner: nn.Module | None, config: ModelConfig) -> None:
-        self.transformer, self.refiner, self.config = transformer, refiner, config
+    def __init__(
+        self, transformer: nn.Module, refiner: nn.Module | None, config: ModelConfig, *, half: bool = False
+    ) -> None:
+        self.transformer, self.refiner, self.config, self.half = transformer, refiner, config, half
 
     def __call__(self, rgb: Tensor, noise: Tensor, text: Tensor, rope: Tensor) -> Tensor:
         """Contracted depth (b, N, P) float32 of latents ``rgb`` (b, N, C), from ``noise`` (b, N, P); the
@@ -38,7 +41,8 @@ class Reader:
             rope: rotations of text, image and depth.
         """
         zeros = torch.zeros(len(rgb), device=rgb.device)
-        found = self.transformer(rgb, noise, text, rope, zeros, torch.ones_like(zeros))[1].float()
+        with torch.autocast(rgb.device.type, torch.bfloat16, enabled=self.half):
+            found = self.transformer(rgb, noise, text, rope, zeros, torch.ones_like(zeros))[1].float()
         return noise - found if self.config.flow.depth_prediction == "velocity" else found
 
     @torch.no_grad()
