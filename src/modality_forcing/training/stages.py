@@ -420,9 +420,9 @@ class ForcingStage(ImageStage):
         t = expand_level(work.t_rgb[items], prediction)
         clean = work.rgb_t[items] - t * self._velocity(prediction, work)[items]
         read = self._ask(reader, clean, work, items)
-        if not len(work.cycled):
-            return out + 0 * read.sum()
-        return out.index_put((items.to(self.device),), reader.difference(read, work.read))
+        counts = len(work.cycled) > 0
+        off = reader.difference(read, work.read) if counts else 0 * read.flatten(1).sum(dim=1)
+        return out.index_put((items.to(self.device),), off)
 
     def _depth_loss(self, prediction: Tensor, work: Noisy) -> SumCount:
         flow = self.config.model.flow
