@@ -18,7 +18,7 @@ from modality_forcing.training.relative import relative_depth_loss
 
 
 class Reader:
-    """Image to depth in one step, without words. No module attribute of anything that trains.
+    """Image to depth in one step. No module attribute of anything that trains.
 
     Args:
         transformer: frozen, with a depth stream.
@@ -32,17 +32,20 @@ class Reader:
     ) -> None:
         self.transformer, self.refiner, self.config, self.half = transformer, refiner, config, half
 
-    def __call__(self, rgb: Tensor, noise: Tensor, text: Tensor, rope: Tensor) -> Tensor:
+    def __call__(
+        self, rgb: Tensor, noise: Tensor, text: Tensor, rope: Tensor, t_rgb: Tensor | None = None
+    ) -> Tensor:
         """Contracted depth (b, N, P) float32 of latents ``rgb`` (b, N, C), from ``noise`` (b, N, P); the
         gradient goes through to ``rgb``.
 
         Args:
-            text: (b, T, width), of "".
+            text: (b, T, width).
             rope: rotations of text, image and depth.
+            t_rgb: (b,), noise levels of ``rgb``; None: it is clean.
         """
-        zeros = torch.zeros(len(rgb), device=rgb.device)
+        t_rgb = torch.zeros(len(rgb), device=rgb.device) if t_rgb is None else t_rgb
         with torch.autocast(rgb.device.type, torch.bfloat16, enabled=self.half):
-            found = self.transformer(rgb, noise, text, rope, zeros, torch.ones_like(zeros))[1].float()
+            found = self.transformer(rgb, noise, text, rope, t_rgb, torch.ones_like(t_rgb))[1].float()
         return noise - found if self.config.flow.depth_prediction == "velocity" else found
 
     @torch.no_grad()

@@ -13,6 +13,7 @@ from modality_forcing.training import randomness
 from modality_forcing.training.data import Batch
 from modality_forcing.training.encoding import Encoders
 from modality_forcing.training.randomness import generator_for, noise_for
+from modality_forcing.training.reading import Reader
 from modality_forcing.training.relative import relative_depth_loss
 from modality_forcing.training.stages import Noisy, Stage
 
@@ -33,7 +34,8 @@ class RefinerStage(Stage):
         self, config: TrainConfig, device: torch.device, encoders: Encoders, estimator: nn.Module
     ) -> None:
         super().__init__(config, device)
-        self.encoders, self.estimator = encoders, estimator
+        half = config.precision == "bf16" and device.type != "cpu"
+        self.encoders, self.reader = encoders, Reader(estimator, None, config.model, half=half)
         self.weights = {"depth": 1.0, "unrefined": 0.0}
         self._number, self._kept = -1, dict[tuple[int, ...], tuple[Tensor, Tensor, int]]()
 
@@ -93,12 +95,7 @@ class RefinerStage(Stage):
         t_rgb = torch.where(unclean < refine.unclean, refine.noisiest * level, 0.0).to(self.device)
         rgb_noise = noise_for(seed, number, randomness.RGB_NOISE, batch.slots, rgb)
         rope = self.rope(text_ids(text.shape[1]), image_ids(rows, cols), depth_ids(rows, cols))
-        half = config.precision == "bf16" and self.device.type != "cpu"
-        with torch.autocast(self.device.type, torch.bfloat16, enabled=half):
-            rgb_t, ones = interpolate(rgb, rgb_noise, t_rgb), torch.ones_like(t_rgb)
-            found = self.estimator(rgb_t, noise, text, rope, t_rgb, ones)[1].float()
-        if config.model.flow.depth_prediction == "velocity":
-            found = noise - found
+        found = self.reader(interpolate(rgb, rgb_noise, t_rgb), noise, text, rope, t_rgb)
         assert batch.images is not None
         images = batch.images.to(self.device, copy=True)
         seen = (decoded < refine.decoded).to(self.device)
