@@ -339,7 +339,7 @@ class Pipeline(Completion, Inpainting):
             UserError: a map of wrong rank, a mask of another size, or no valid pixel.
         """
         d = self.sampler_defaults
-        pull = d.guidance if guidance is None else guidance
+        pull = d.guidance_of("d2i") if guidance is None else guidance
         settings = Settings.checked(
             d, "d2i", steps, pull, None, False,
             guidance_depth=d.guidance_depth if guidance_depth is None else guidance_depth,

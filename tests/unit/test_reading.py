@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from itertools import pairwise
 
 import pytest
 import torch
 from trainers import differing, measured
 
+from modality_forcing.codecs.depth import patchify, unpatchify
+from modality_forcing.codecs.image import decode_image
 from modality_forcing.config import DepthConfig, ForcingConfig, ParallelConfig, RefinerConfig, from_dict
 from modality_forcing.errors import UserError
+from modality_forcing.flow.schedule import depth_to_image_schedule
 from modality_forcing.model.refiner import DepthRefiner
 from modality_forcing.presets import TINY
 from modality_forcing.training.reading import Reader
@@ -37,7 +41,7 @@ def prepared(trainer, step=0):
 def read_by(trainer, work, rgb):
     text = trainer.encoders.empty_text.expand(len(rgb), -1, -1)
     zeros = torch.zeros(len(rgb))
-    reader = trainer.stage.reader.transformer
+    reader = trainer.stage.cycle.reader.transformer
     with torch.no_grad():
         return reader(rgb, work.depth_noise, text, work.rope, zeros, torch.ones_like(zeros))[1].float()
 
@@ -46,7 +50,7 @@ def test_given_depth_is_the_whole_map_that_the_reader_makes(config, tmp_path):
     trainer = Trainer(config, tmp_path)
     work = prepared(trainer)
     assert work.valid.all()
-    maps = trainer.stage.reader.maps(read_by(trainer, work, work.rgb0), work.batch.images)
+    maps = trainer.stage.cycle.reader.maps(read_by(trainer, work, work.rgb0), work.batch.images)
     surfaces = torch.isfinite(maps)
     again = trainer.stage._depth_tokens(maps, torch.ones_like(surfaces))[0]
     torch.testing.assert_close(work.depth_t, again)
@@ -78,7 +82,9 @@ def test_the_cycle_compares_what_is_read_in_both_pictures(config, tmp_path):
     with torch.no_grad():
         inputs = [work.rgb_t, work.depth_t, work.text, work.rope, work.t_rgb, work.t_depth]
         clean = work.rgb_t - work.t_rgb[:, None, None] * trainer.model(*inputs)[0]
-    wanted = trainer.stage.reader.difference(read_by(trainer, work, clean), read_by(trainer, work, work.rgb0))
+    wanted = trainer.stage.cycle.reader.difference(
+        read_by(trainer, work, clean), read_by(trainer, work, work.rgb0)
+    )
     numbers = measured(trainer)
     assert numbers.means["cycle"] == pytest.approx(float(wanted.mean()), rel=1e-4)
     assert numbers.means["cycle"] > 0
@@ -87,12 +93,12 @@ def test_the_cycle_compares_what_is_read_in_both_pictures(config, tmp_path):
 
 def test_the_cycle_teaches_the_painter_and_never_the_reader(config, tmp_path):
     trainer = Trainer(with_forcing(config, rgb_weight=0.0), tmp_path)
-    before = {k: v.clone() for k, v in trainer.stage.reader.transformer.state_dict().items()}
+    before = {k: v.clone() for k, v in trainer.stage.cycle.reader.transformer.state_dict().items()}
     painter = {k: v.clone() for k, v in trainer.model.state_dict().items()}
     first = measured(trainer).means["cycle"]
     for _ in range(4):
         trainer.train_step()
-    assert not differing(dict(trainer.stage.reader.transformer.state_dict()), before)
+    assert not differing(dict(trainer.stage.cycle.reader.transformer.state_dict()), before)
     assert differing(dict(trainer.model.state_dict()), painter)
     assert measured(trainer).means["cycle"] < first
 
@@ -143,6 +149,9 @@ def test_two_equal_readings_differ_by_nothing_and_the_scale_is_half_the_matter()
         ({"reader": "x", "cycle_weight": -1.0}, r"forcing\.cycle_weight"),
         ({"reader": "x", "d2i_read": 1.5}, r"forcing\.d2i_read"),
         ({"reader": "x", "cycle_below": 2.0}, r"forcing\.cycle_below"),
+        ({"reader": "x", "painted": 0.5, "cycle_weight": 1.0}, r"forcing\.painted"),
+        ({"reader": "x", "painted": 0.5, "d2i_read": 1.0}, r"forcing\.painted"),
+        ({"reader": "x", "painted_steps": 1}, r"forcing\.painted_steps"),
         ({"reader": "x", "depth_coding": "latent"}, r"forcing\.reader"),
     ],
 )
@@ -154,3 +163,96 @@ def test_bad_settings_are_named(changes, named):
 def test_a_reader_without_depth_is_refused(config, configs, tmp_path):
     with pytest.raises(UserError, match=r"forcing\.reader=.* does not fit the model"):
         Trainer(with_forcing(config, reader=configs["forcing"].init), tmp_path)
+
+
+# -- pictures that the model paints itself ---------------------------------------------------------------
+
+
+def painting(config, **changes):
+    return with_forcing(config, **{"painted": 1.0, "painted_steps": 4, **changes})
+
+
+def test_a_painted_sample_is_the_samplers_state_at_the_node(config, tmp_path):
+    sampler = replace(config.model.sampler, guidance=3.0, guidance_d2i=2.0, guidance_depth=4.0)
+    config = painting(replace(config, model=replace(config.model, sampler=sampler)))
+    trainer = Trainer(config, tmp_path)
+    work = prepared(trainer)
+    assert 1 <= work.node < 4 and len(work.painted) == len(work.rgb0)
+    before = work.rgb_t.clone()
+    trainer.stage.cycle.paint(trainer.model, work)
+    assert not torch.equal(work.rgb_t, before)
+    nodes = depth_to_image_schedule(4, config.model.flow).rgb
+    assert torch.equal(work.t_rgb, nodes[work.node].expand(len(before)))
+    x, null = work.rgb_noise, trainer.encoders.empty_text.expand_as(work.text)
+    zeros, ones = torch.zeros(len(x)), torch.ones(len(x))
+    with torch.no_grad():
+        for t, s in pairwise(nodes[: work.node + 1]):
+            at = t.expand(len(x))
+            full = trainer.model(x, work.depth_t, work.text, work.rope, at, zeros)[0]
+            wordless = trainer.model(x, work.depth_t, null, work.rope, at, zeros)[0]
+            shapeless = trainer.model(x, work.depth_noise, work.text, work.rope, at, ones)[0]
+            x = x + (s - t) * (full + (full - wordless) + 3 * (full - shapeless))
+    torch.testing.assert_close(work.rgb_t, x, rtol=1e-3, atol=1e-4)
+
+
+def test_of_a_painted_sample_only_the_cycle_counts(config, tmp_path):
+    trainer = Trainer(painting(config), tmp_path)
+    numbers = measured(trainer)
+    assert numbers.means["cycle"] > 0 and numbers.means.get("rgb", 0.0) == 0.0
+    assert numbers.loss == pytest.approx(2 * numbers.means["cycle"], rel=1e-5)
+    mixed = painting(config, painted=0.5, p_i2d=0.3, p_d2i=0.5, cycle_below=0.9)
+    seen = 0
+    for step in range(8):
+        work = prepared(Trainer(mixed, tmp_path), step)
+        painted = torch.zeros(len(work.rgb0)).bool().index_fill(0, work.painted, True)
+        assert torch.equal(work.counts["rgb"] > 0, (work.t_rgb > 0) & ~painted)
+        assert not set(work.painted.tolist()) & set(work.cycled.tolist())
+        assert torch.all(work.t_depth[work.painted] == 0) and work.valid[work.painted].all()
+        seen += int(painted.sum())
+    assert 0 < seen < 8 * len(painted)
+
+
+def test_a_painted_picture_is_read_as_a_users_would_be(config, tmp_path):
+    trainer = Trainer(painting(config), tmp_path)
+    cycle = trainer.stage.cycle
+    cycle.reader.refiner = DepthRefiner(
+        RefinerConfig(widths=(8, 16, 16, 24), blocks=(1, 1, 1, 1), norm_groups=4)
+    )
+    torch.nn.init.normal_(cycle.reader.refiner.conv_out.weight, std=0.05)
+    work = prepared(trainer)
+    cycle.paint(trainer.model, work)
+    with torch.no_grad():
+        inputs = [work.rgb_t, work.depth_t, work.text, work.rope, work.t_rgb, work.t_depth]
+        clean = work.rgb_t - work.t_rgb[:, None, None] * trainer.model(*inputs)[0]
+        side = work.batch.images.shape[-1] // trainer.encoders.autoencoder.config.downscale
+        images = decode_image(trainer.encoders.autoencoder, clean, side, side)
+        read = patchify(
+            cycle.reader.refiner(
+                unpatchify(read_by(trainer, work, clean), side, side, config.model.transformer.patch_size)[
+                    :, None
+                ],
+                images,
+            )[:, 0],
+            config.model.transformer.patch_size,
+        )
+        wanted = cycle.reader.difference(read, work.depth0)
+        found = cycle.loss(trainer.stage._velocity(trainer.model(*inputs)[0], work), work)
+    torch.testing.assert_close(found, wanted, rtol=1e-3, atol=1e-5)
+
+
+def test_painting_teaches_the_painter(config, tmp_path):
+    trainer = Trainer(painting(config), tmp_path)
+    first = measured(trainer).means["cycle"]
+    for _ in range(6):
+        trainer.train_step()
+    assert measured(trainer).means["cycle"] < first
+
+
+def test_micro_batches_paint_the_same(config, tmp_path):
+    mixed = painting(config, painted=0.5, p_i2d=0.3, p_d2i=0.5, cycle_below=0.9)
+    whole = Trainer(mixed, tmp_path / "whole")
+    split = Trainer(replace(mixed, parallel=ParallelConfig(accumulate=4)), tmp_path / "split")
+    one, four = whole.train_step(), split.train_step()
+    assert four.loss == pytest.approx(one.loss, rel=1e-4)
+    for name, mean in one.means.items():
+        assert four.means[name] == pytest.approx(mean, rel=1e-3, abs=1e-5), name

@@ -117,6 +117,8 @@ class SamplerConfig:
     guidance: float = 4.0
     """Classifier-free guidance in joint and depth-to-image."""
     guidance_i2d: float = 1.0
+    guidance_d2i: float | None = None
+    """The same in depth-to-image, for models whose best is another there; None: ``guidance``."""
     guidance_depth: float = 1.0
     """How strongly the image follows given depth in depth-to-image; 1: as the model learned it."""
     guide_image_only: bool = False
@@ -133,6 +135,12 @@ class SamplerConfig:
     stays as the model wrote it (the released behaviour). For models whose patches show: ``codecs.edges``."""
     width: int = 512
     height: int = 512
+
+    def guidance_of(self, task: str) -> float:
+        """Default guidance on text of "joint", "i2d" or "d2i"."""
+        if task == "d2i" and self.guidance_d2i is not None:
+            return self.guidance_d2i
+        return self.guidance_i2d if task == "i2d" else self.guidance
 
     def steps_of(self, task: str) -> int:
         """Default steps of "joint", "i2d", "d2i", "complete" or "inpaint"."""

@@ -179,6 +179,12 @@ class ForcingConfig:
     in the real one, where depth is given."""
     cycle_below: float = 0.8
     """Highest noise level of an image that ``cycle_weight`` looks at: beyond it the prediction is a blur."""
+    painted: float = 0.0
+    """Probability that, where ``d2i_read`` gives depth, the noisy image is the model's own: painted from
+    noise by the sampler as the model's defaults say, as far as a random step (``training.cycle``). Only the
+    cycle counts of it, in pixels and with the reader's refiner."""
+    painted_steps: int = 8
+    """Steps of the whole schedule along which it paints."""
     smooth_head: bool = False
     """Start a new depth head with smooth patches instead of zeros (ours; ``model.warm_start``)."""
     depth_density: str = "plateau"
@@ -205,7 +211,7 @@ class ForcingConfig:
     filled from the nearest measurement (for comparison; ``codecs.depth_latent``)."""
 
     def __post_init__(self) -> None:
-        for name in ("p_i2d", "p_d2i", "text_dropout", "i2d_pure", "d2i_read", "cycle_below"):
+        for name in ("p_i2d", "p_d2i", "text_dropout", "i2d_pure", "d2i_read", "cycle_below", "painted"):
             _require(0 <= getattr(self, name) <= 1, f"forcing.{name}", getattr(self, name), "right is 0..1")
         _require(0 <= (self.i2d_text_dropout or 0) <= 1, "forcing.i2d_text_dropout", self.i2d_text_dropout,
                  "right is 0..1, or null")  # fmt: skip
@@ -214,6 +220,10 @@ class ForcingConfig:
         _require(self.cycle_weight >= 0, "forcing.cycle_weight", self.cycle_weight, "it may not be negative")
         _require(bool(self.reader) or not (self.d2i_read or self.cycle_weight), "forcing.reader", self.reader,
                  "forcing.d2i_read and forcing.cycle_weight need the folder of a model")  # fmt: skip
+        _require(not self.painted or min(self.cycle_weight, self.d2i_read) > 0,
+                 "forcing.painted", self.painted,
+                 "it needs forcing.d2i_read and forcing.cycle_weight above 0")  # fmt: skip
+        _require(self.painted_steps >= 2, "forcing.painted_steps", self.painted_steps, "right is 2 or more")
         _require(self.distill_every >= 1, "forcing.distill_every", self.distill_every, "right is 1 or more")
         _require(self.p_i2d + self.p_d2i <= 1, "forcing.p_i2d + forcing.p_d2i", self.p_i2d + self.p_d2i,
                  "together they may be 1 at most")  # fmt: skip

@@ -31,10 +31,10 @@ from modality_forcing.training import lora, state
 from modality_forcing.training.data import Loader
 from modality_forcing.training.distributed import World
 from modality_forcing.training.encoding import load_autoencoder
+from modality_forcing.training.noisy import Noisy, Teach
 from modality_forcing.training.parallelize import FLOAT32_PARTS, compute_dtype, place, prepare_blocks
 from modality_forcing.training.randomness import WEIGHTS, generator_for, seed_for
 from modality_forcing.training.reading import Reader
-from modality_forcing.training.stages import Noisy, Teach
 
 ENCODER = "encoder"
 """What ``freeze`` calls the half of the autoencoder that makes latents."""

@@ -3,8 +3,8 @@
 Measurements are sparse, what users give is dense: a model that was only ever given a few points per patch
 does not follow the outlines of a whole map. The reader makes a whole map of every training picture, from what
 it learned of sparse measurements itself. And what it reads in the picture that the model has in mind should
-be what it reads in the real one (cycle consistency, as in ControlNet++, arXiv 2404.07987, there in pixels and
-here in latents).
+be what it reads in the real one (cycle consistency, as in ControlNet++, arXiv 2404.07987): that is
+``training.cycle``.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from modality_forcing.codecs.depth import MAX_CONTRACTED, MIN_DEPTH, surfaces, unpatchify
+from modality_forcing.codecs.depth import MAX_CONTRACTED, MIN_DEPTH, patchify, surfaces, unpatchify
 from modality_forcing.config import ModelConfig
 from modality_forcing.training.relative import relative_depth_loss
 
@@ -55,14 +55,22 @@ class Reader:
         Args:
             images: (b, 3, H, W) in [-1, 1].
         """
+        depth, seen = surfaces(self._sharp(read, images)[:, 0], self.config.depth.sky_limit)
+        return depth.masked_fill(~seen, torch.inf)
+
+    def refined(self, read: Tensor, images: Tensor) -> Tensor:
+        """Tokens (b, N, P) float32 of what was read, along the edges of ``images`` (b, 3, H, W) in [-1, 1],
+        about; the gradient goes through to both."""
+        return patchify(self._sharp(read, images)[:, 0], self.config.transformer.patch_size)
+
+    def _sharp(self, read: Tensor, images: Tensor) -> Tensor:
         patch = self.config.transformer.patch_size
         rows, cols = (side // patch for side in images.shape[-2:])
         contracted = unpatchify(read, rows, cols, patch)[:, None]
-        if self.refiner is not None:
-            with torch.autocast(images.device.type, enabled=False):
-                contracted = self.refiner(contracted, images)
-        depth, seen = surfaces(contracted[:, 0], self.config.depth.sky_limit)
-        return depth.masked_fill(~seen, torch.inf)
+        if self.refiner is None:
+            return contracted
+        with torch.autocast(images.device.type, enabled=False):
+            return self.refiner(contracted, images)
 
     def difference(self, read: Tensor, wanted: Tensor) -> Tensor:
         """(b,): how far ``read`` is off from ``wanted``, both read, (b, N, P): ``training.relative``'s error

@@ -12,10 +12,11 @@ from modality_forcing.flow.path import interpolate
 from modality_forcing.training import randomness
 from modality_forcing.training.data import Batch
 from modality_forcing.training.encoding import Encoders
+from modality_forcing.training.noisy import Noisy
 from modality_forcing.training.randomness import generator_for, noise_for
 from modality_forcing.training.reading import Reader
 from modality_forcing.training.relative import relative_depth_loss
-from modality_forcing.training.stages import Noisy, Stage
+from modality_forcing.training.stages import Stage
 
 
 class RefinerStage(Stage):

@@ -8,8 +8,7 @@ gradient is that of sum / count over the whole batch however it is split.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Sequence
 
 import torch
 import torch.nn.functional as F
@@ -26,58 +25,13 @@ from modality_forcing.losses import SumCount, distillation_loss, velocity_loss, 
 from modality_forcing.model.autoencoder import Autoencoder
 from modality_forcing.model.layers import rope_table
 from modality_forcing.training import randomness
+from modality_forcing.training.cycle import Cycle
 from modality_forcing.training.data import Batch
 from modality_forcing.training.encoding import Encoders
+from modality_forcing.training.noisy import Noisy, Teach
 from modality_forcing.training.randomness import generator_for, noise_for
 from modality_forcing.training.reading import Reader
 from modality_forcing.training.relative import relative_depth_loss
-
-Teach = Callable[[nn.Module, "Noisy"], Tensor]
-"""The text-to-image model's answer to a noisy image: (student, input) -> (b, N, C)."""
-
-
-@dataclass
-class Noisy:
-    """One micro-batch made ready.
-
-    Attributes:
-        batch: where it came from.
-        counts: per loss term, how much of each sample counts, (b,).
-        tasks: which samples do what, bool (b,): shown apart in the log.
-        tokens: tokens per sample that the model sees.
-        rgb0, rgb_noise, rgb_t, t_rgb: clean, noise, mixed (b, N, C), and level (b,).
-        depth0, depth_noise, depth_t, t_depth, valid: the same of depth; ``valid`` (b, N, P) bool.
-        text: (b, T, width).
-        rope: rotations of text, image [and depth].
-        image_rope: rotations of text and image alone.
-        rgb_weight: what each image token counts, broadcastable to (b, N, C); 0 where the image is given. In
-            stage autoencoder what each pixel counts, (b, 1, H, W).
-        taught: whether the teacher is asked, the same on all processes.
-        depth_share: what a measured pixel counts in the mean, (b,).
-        read: what the reader reads in the given images, (b', N, P), of the samples ``cycled``, numbers (b',).
-    """
-
-    batch: Batch
-    counts: dict[str, Tensor]
-    tasks: dict[str, Tensor] = field(default_factory=dict)
-    tokens: int = 0
-    rgb0: Tensor = field(default_factory=lambda: torch.zeros(0))
-    rgb_noise: Tensor = field(default_factory=lambda: torch.zeros(0))
-    rgb_t: Tensor = field(default_factory=lambda: torch.zeros(0))
-    t_rgb: Tensor = field(default_factory=lambda: torch.zeros(0))
-    depth0: Tensor = field(default_factory=lambda: torch.zeros(0))
-    depth_noise: Tensor = field(default_factory=lambda: torch.zeros(0))
-    depth_t: Tensor = field(default_factory=lambda: torch.zeros(0))
-    t_depth: Tensor = field(default_factory=lambda: torch.zeros(0))
-    valid: Tensor = field(default_factory=lambda: torch.zeros(0))
-    text: Tensor = field(default_factory=lambda: torch.zeros(0))
-    rope: Tensor = field(default_factory=lambda: torch.zeros(0))
-    image_rope: Tensor = field(default_factory=lambda: torch.zeros(0))
-    rgb_weight: Tensor = field(default_factory=lambda: torch.ones(()))
-    taught: bool = False
-    depth_share: Tensor = field(default_factory=lambda: torch.ones(()))
-    read: Tensor = field(default_factory=lambda: torch.zeros(0))
-    cycled: Tensor = field(default_factory=lambda: torch.zeros(0, dtype=torch.int64))
 
 
 class Stage(ABC):
@@ -277,13 +231,14 @@ class ForcingStage(ImageStage):
         reader: Reader | None = None,
     ) -> None:
         super().__init__(config, device, encoders)
-        self.teach, self.reader = teach, reader
+        self.teach = teach
+        self.cycle = None if reader is None else Cycle(config, reader, encoders, self._depth_tokens)
         self.weights = {
             "rgb": config.forcing.rgb_weight, "depth": config.forcing.depth_weight, "i2d_mae": 0.0,
         }  # fmt: skip
         if teach is not None:
             self.weights["distill"] = float(config.forcing.distill_every)
-        if reader is not None:
+        if self.cycle is not None:
             self.weights["cycle"] = config.forcing.cycle_weight
 
     def prepare(self, batch: Batch, step: int) -> Noisy:
@@ -299,8 +254,8 @@ class ForcingStage(ImageStage):
         work.depth_noise = noise_for(config.seed, step, randomness.DEPTH_NOISE, batch.slots, depth0)
         rows, cols = (side // patch for side in depth.shape[-2:])
         work.rope = self.rope(text_ids(work.text.shape[1]), image_ids(rows, cols), depth_ids(rows, cols))
-        if self.reader is not None:
-            self._read(work, step, self.reader)
+        if self.cycle is not None:
+            self.cycle.prepare(work, step)
         work.depth_t = self._noisy_depth(work, rows, cols)
         num_valid = valid.flatten(1).sum(dim=1).cpu().float()
         if config.forcing.depth_average == "samples":
@@ -323,33 +278,6 @@ class ForcingStage(ImageStage):
         if self.config.forcing.depth_coding == "latent":
             return encode_latent_depth(depth, measured, self.encoders.autoencoder, patch, sky)
         return encode_depth(depth, measured, patch, sky)[:2]
-
-    @torch.no_grad()
-    def _read(self, work: Noisy, step: int, reader: Reader) -> None:
-        """Where depth is given, what the reader reads in the picture: some of it in place of measurements."""
-        forcing, batch = self.config.forcing, work.batch
-        draws = torch.rand(
-            self.config.batch, generator=generator_for(self.config.seed, step, randomness.READ)
-        )
-        given = work.t_depth.cpu() == 0
-        whole = given & (draws[batch.slots] < forcing.d2i_read)
-        cycled = given & (work.t_rgb.cpu() <= forcing.cycle_below) & (forcing.cycle_weight > 0)
-        work.counts["cycle"] = cycled.float()
-        # Sharded weights are gathered by all processes together: each asks once, for one sample at least.
-        asked = (whole | cycled).nonzero()[:, 0]
-        asked = asked if len(asked) else torch.zeros(1, dtype=torch.int64)
-        read = self._ask(reader, work.rgb0[asked], work, asked)
-        work.cycled = asked[cycled[asked]]
-        work.read = read[cycled[asked]]
-        chosen = asked[whole[asked]]
-        if len(chosen):
-            assert batch.images is not None
-            maps = reader.maps(read[whole[asked]], batch.images[chosen].to(self.device))
-            work.depth0[chosen], work.valid[chosen] = self._depth_tokens(maps, torch.ones_like(maps).bool())
-
-    def _ask(self, reader: Reader, rgb: Tensor, work: Noisy, items: Tensor) -> Tensor:
-        text = self.encoders.empty_text.expand(len(items), -1, -1)
-        return reader(rgb, work.depth_noise[items], text, work.rope)
 
     def _noisy_depth(self, work: Noisy, rows: int, cols: int) -> Tensor:
         """Depth at its level, with something in place of what was not measured."""
@@ -388,6 +316,8 @@ class ForcingStage(ImageStage):
 
     def terms(self, model: nn.Module, work: Noisy) -> dict[str, Tensor]:
         """Both heads' losses, the teacher's, and how far depth is off where the image was given."""
+        if self.cycle is not None:
+            self.cycle.paint(model, work)
         target = self.teach(model, work) if self.teach is not None and work.taught else None
         rgb, depth = model(work.rgb_t, work.depth_t, work.text, work.rope, work.t_rgb, work.t_depth)
         out = {
@@ -402,27 +332,14 @@ class ForcingStage(ImageStage):
             )[0]  # fmt: skip
         elif "distill" in self.weights:
             out["distill"] = torch.zeros_like(out["rgb"])
-        if self.reader is not None:
-            out["cycle"] = self._cycle_loss(self.reader, rgb, work)
+        if self.cycle is not None:
+            out["cycle"] = self.cycle.loss(self._velocity(rgb, work), work)
         given = work.valid & (work.t_rgb == 0)[:, None, None]
         off = (depth.detach().float() - work.depth0).abs()
         out["i2d_mae"] = (
             torch.where(given, off, torch.zeros_like(off)).flatten(1).sum(dim=1) * work.depth_share
         )
         return out
-
-    def _cycle_loss(self, reader: Reader, prediction: Tensor, work: Noisy) -> Tensor:
-        """(b,): what is read in the predicted clean image against what is read in the real one."""
-        out = torch.zeros(len(prediction), device=self.device)
-        if not self.weights["cycle"]:
-            return out
-        items = work.cycled if len(work.cycled) else torch.zeros(1, dtype=torch.int64)
-        t = expand_level(work.t_rgb[items], prediction)
-        clean = work.rgb_t[items] - t * self._velocity(prediction, work)[items]
-        read = self._ask(reader, clean, work, items)
-        counts = len(work.cycled) > 0
-        off = reader.difference(read, work.read) if counts else 0 * read.flatten(1).sum(dim=1)
-        return out.index_put((items.to(self.device),), off)
 
     def _depth_loss(self, prediction: Tensor, work: Noisy) -> SumCount:
         flow = self.config.model.flow

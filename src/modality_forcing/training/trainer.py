@@ -24,13 +24,14 @@ from modality_forcing.training.build import Built, build, channels_last, finish_
 from modality_forcing.training.data import Bad, Batch, Loader
 from modality_forcing.training.distributed import World, current_world, lost_processes, plan_mesh, whole
 from modality_forcing.training.encoding import Encoders
+from modality_forcing.training.noisy import Noisy
 from modality_forcing.training.optim import EMA, learning_rate, make_optimizers
 from modality_forcing.training.parallelize import compute_dtype, sync_gradients
 from modality_forcing.training.randomness import DROPOUT, seed_for
 from modality_forcing.training.refining import RefinerStage
 from modality_forcing.training.saver import Saver
 from modality_forcing.training.signals import Signals, heed_signals
-from modality_forcing.training.stages import AutoencoderStage, ForcingStage, ImageStage, Noisy, Stage
+from modality_forcing.training.stages import AutoencoderStage, ForcingStage, ImageStage, Stage
 
 __all__ = ["Row", "StepNumbers", "Trainer", "finish_autoencoder", "load_weights"]
 
