@@ -63,6 +63,7 @@ def test_tiny_and_the_stages_of_lowpoly_are_there():
         "again",
         "decoder",
         "given",
+        "painted",
     }
     onward = read_recipe(find_recipe("lowpoly/onward"), "runs/onward").stages
     assert [stage.config.init for stage in onward] == [
@@ -108,6 +109,14 @@ def test_tiny_and_the_stages_of_lowpoly_are_there():
     (given,) = read_recipe(find_recipe("lowpoly/given"), "runs/given").stages
     assert given.config.init == given.config.forcing.reader == "runs/before"
     assert given.config.data.sensors == onward[0].config.data.sensors
+    painted, worded = (
+        stage.config for stage in read_recipe(find_recipe("lowpoly/painted"), "runs/painted").stages
+    )
+    assert painted.forcing.reader == worded.forcing.reader == given.config.init
+    assert (painted.init, worded.init) == ("runs/begun", "runs/painted/painted")
+    assert painted.forcing.painted > worded.forcing.painted > 0 == worded.forcing.cycle_below
+    assert painted.model.sampler.guidance_of("d2i") < worded.model.sampler.guidance_of("d2i")
+    assert painted.data.sensors == worded.data.sensors == given.config.data.sensors
     for config in (longer, near):
         assert [source.weight for source in config.data.sources] == [0.6, 0.4]
         assert config.data.sensors == onward[0].config.data.sensors

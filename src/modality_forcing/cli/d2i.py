@@ -37,7 +37,7 @@ def d2i(
     out: o.Out = o.DEFAULT_OUT,
     seed: o.Seed = None,
     steps: o.Steps = None,
-    guidance: o.Guidance = None,
+    guidance: o.GuidanceD2i = None,
     guidance_depth: o.GuidanceDepth = None,
     guidance_parallel: o.GuidanceParallel = None,
     size: o.ProcessingSize = None,

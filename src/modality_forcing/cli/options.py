@@ -38,6 +38,11 @@ def _steps_i2d_default() -> str:
     return f"the model's own: {LOWPOLY.name} {small}, full size {full}"
 
 
+def _guidance_d2i_default() -> str:
+    full, small = SamplerConfig().guidance_of("d2i"), LOWPOLY.sampler.guidance_of("d2i")
+    return f"the model's own: {LOWPOLY.name} {small}, full size {full}"
+
+
 def _size_default() -> str:
     small, full = LOWPOLY.sampler, SamplerConfig()
     return (
@@ -128,6 +133,16 @@ GuidanceDepth = Annotated[
         rich_help_panel=_SAMPLING,
         show_default=_model_default("guidance_depth"),
         help="How strongly the image follows the depth; 1 is as the model learned it.",
+    ),
+]
+GuidanceD2i = Annotated[
+    float | None,
+    typer.Option(
+        "--guidance",
+        metavar="X",
+        rich_help_panel=_SAMPLING,
+        show_default=_guidance_d2i_default(),
+        help="How strongly the prompt pulls; 1 is off.",
     ),
 ]
 GuidanceI2d = Annotated[

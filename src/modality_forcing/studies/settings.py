@@ -190,8 +190,8 @@ def model_config(settings: StudySettings, width: int, family: str = "flux2") -> 
         text=TextConfig(encoder="minilm", max_tokens=settings.text_tokens),
         flow=FlowConfig(rgb_prediction="x0" if family == "flat" else "velocity"),
         sampler=replace(
-            LOWPOLY.sampler, steps=settings.sample_steps, guidance=settings.guidance, guidance_depth=1.0,
-            guide_image_only=False, guidance_parallel=1.0, edge_radius=0, log2_alpha=0.0,
+            LOWPOLY.sampler, steps=settings.sample_steps, guidance=settings.guidance, guidance_d2i=None,
+            guidance_depth=1.0, guide_image_only=False, guidance_parallel=1.0, edge_radius=0, log2_alpha=0.0,
             width=settings.image_size, height=settings.image_size,
         ),
     )  # fmt: skip

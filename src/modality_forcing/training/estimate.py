@@ -192,7 +192,13 @@ def estimate(config: TrainConfig, world: int = 1) -> Estimate:
             teacher = frozen_bytes * _numbers(build_transformer(sizes.backbone()))
     if config.stage == "forcing" and config.forcing.reader:
         # The real picture is read once; the predicted one too, and its gradient costs as much again.
-        times = 3 if config.forcing.cycle_weight else 1
+        times: float = 3 if config.forcing.cycle_weight else 1
+        if config.forcing.painted:
+            # Half the sampler's steps on average, each with its guidance.
+            pulls = (config.model.sampler.guidance_of("d2i"), config.model.sampler.guidance_depth)
+            passes = 1 + sum(pull != 1 for pull in pulls)
+            painted = config.forcing.painted * config.forcing.d2i_read
+            times += painted * passes * config.forcing.painted_steps / 2
         teacher_flops += times * config.forcing.p_d2i * forward_flops(model, sizes, tokens)
         teacher += frozen_bytes * _numbers(model)
     blocks = model.wrap_units()
