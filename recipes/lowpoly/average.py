@@ -59,9 +59,7 @@ def average(before: str, after: str, share: float, out: Path) -> Path:
             )
     states, others = parts(old), parts(new)
     both = {name: mean(states[name], others[name], share) for name in states if name in others}
-    refiner = new.config.refiner or old.config.refiner
-    # A run may paint with guidance of its own (``forcing.painted``); what users get stays as it was.
-    config = replace(new.config, refiner=refiner, sampler=old.config.sampler)
+    config = replace(new.config, refiner=new.config.refiner or old.config.refiner)
     return save_model(out, config, **{**states, **others, **both})
 
 

@@ -115,7 +115,6 @@ def test_tiny_and_the_stages_of_lowpoly_are_there():
     assert painted.forcing.reader == worded.forcing.reader == given.config.init
     assert (painted.init, worded.init) == ("runs/begun", "runs/painted/painted")
     assert painted.forcing.painted > worded.forcing.painted > 0 == worded.forcing.cycle_below
-    assert painted.model.sampler.guidance_of("d2i") < worded.model.sampler.guidance_of("d2i")
     assert painted.data.sensors == worded.data.sensors == given.config.data.sensors
     for config in (longer, near):
         assert [source.weight for source in config.data.sources] == [0.6, 0.4]
