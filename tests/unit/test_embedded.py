@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from modality_forcing import Pipeline
-from modality_forcing.config import to_dict
+from modality_forcing.config import SamplerConfig, to_dict
 from modality_forcing.data.lowpoly import make_sample, split_seed
 from modality_forcing.evaluation.metrics import mean_score, score_depth
 from modality_forcing.pipeline import EMBEDDED
@@ -29,6 +29,17 @@ def test_it_is_the_preset_and_small(pipeline):
     assert config == preset
     assert config["licence"] == "Apache-2.0"
     assert sum(file.stat().st_size for file in EMBEDDED["lowpoly"].iterdir()) < 60e6
+
+
+def test_text_guidance_of_depth_to_image_is_its_own(pipeline):
+    ramp = np.linspace(1, 4, 128 * 128, dtype=np.float32).reshape(128, 128)
+    (found,) = pipeline.depth_to_image("a park", ramp, seed=0, steps=1)
+    defaults = pipeline.sampler_defaults
+    assert found.provenance["guidance"] == defaults.guidance_d2i != defaults.guidance
+    (joint,) = pipeline.joint("a park", seed=0, steps=1, refine_depth=False)
+    assert joint.provenance["guidance"] == defaults.guidance
+    plain = SamplerConfig(guidance=3.0)
+    assert [plain.guidance_of(task) for task in ("joint", "d2i", "i2d")] == [3.0, 3.0, 1.0]
 
 
 @pytest.mark.slow
