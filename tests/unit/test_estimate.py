@@ -257,6 +257,13 @@ def test_a_reader_is_a_whole_transformer_asked_where_depth_is_given():
     assert reads.memory.teacher == 4 * plain.total.total
     assert reads.teacher_flops == plain.flops.forward / 2
     assert cycles.teacher_flops == 3 * reads.teacher_flops
+    guided = replace(config.model.sampler, guidance=1.0, guidance_d2i=None, guidance_depth=3.0)
+    painting = ForcingConfig(
+        p_d2i=0.5, reader="x", d2i_read=0.8, cycle_weight=1.0, painted=0.5, painted_steps=6
+    )
+    paints = estimate(replace(config, model=replace(config.model, sampler=guided), forcing=painting))
+    # Of the samples with given depth 0.4 are painted, in three steps on average, each asked twice.
+    assert paints.teacher_flops == pytest.approx((3 + 0.4 * 3 * 2) * reads.teacher_flops)
 
 
 def test_tokens_of_the_largest_bucket():

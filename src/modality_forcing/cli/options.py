@@ -7,9 +7,11 @@ server cannot disagree. The help shows those values.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Annotated
 
 import typer
+from typer.models import OptionInfo
 
 from modality_forcing.config import SamplerConfig
 from modality_forcing.presets import LOWPOLY
@@ -25,29 +27,21 @@ FOV_X = 65.0
 _SAMPLING, _CAMERA, _CLOUD, _MODEL = "Sampling", "Camera", "Point cloud", "Model and machine"
 
 
-def _model_default(name: str) -> str:
+def _model_default(value: Callable[[SamplerConfig], object]) -> str:
     """How the help names a default that belongs to the model, which only its ``config.json`` knows."""
-    full, small = getattr(SamplerConfig(), name), getattr(LOWPOLY.sampler, name)
+    full, small = value(SamplerConfig()), value(LOWPOLY.sampler)
     if full == small:
         return str(full)
     return f"the model's own: {LOWPOLY.name} {small}, full size {full}"
 
 
-def _steps_i2d_default() -> str:
-    full, small = SamplerConfig().steps_of("i2d"), LOWPOLY.sampler.steps_of("i2d")
-    return f"the model's own: {LOWPOLY.name} {small}, full size {full}"
-
-
-def _guidance_d2i_default() -> str:
-    full, small = SamplerConfig().guidance_of("d2i"), LOWPOLY.sampler.guidance_of("d2i")
-    return f"the model's own: {LOWPOLY.name} {small}, full size {full}"
-
-
-def _size_default() -> str:
-    small, full = LOWPOLY.sampler, SamplerConfig()
-    return (
-        f"the model's own: {LOWPOLY.name} {small.width}x{small.height}, full size {full.width}x{full.height}"
+def _guidance(task: str, meaning: str) -> OptionInfo:
+    """``--guidance`` with the default of "joint", "i2d" or "d2i"."""
+    default = _model_default(lambda d: d.guidance_of(task))
+    option: OptionInfo = typer.Option(
+        "--guidance", metavar="X", rich_help_panel=_SAMPLING, show_default=default, help=meaning
     )
+    return option
 
 
 # Input
@@ -104,7 +98,10 @@ Seed = Annotated[
 Steps = Annotated[
     int | None,
     typer.Option(
-        metavar="N", rich_help_panel=_SAMPLING, show_default=_model_default("steps"), help="Sampling steps."
+        metavar="N",
+        rich_help_panel=_SAMPLING,
+        show_default=_model_default(lambda d: d.steps),
+        help="Sampling steps.",
     ),
 ]
 StepsI2d = Annotated[
@@ -113,54 +110,30 @@ StepsI2d = Annotated[
         "--steps",
         metavar="N",
         rich_help_panel=_SAMPLING,
-        show_default=_steps_i2d_default(),
+        show_default=_model_default(lambda d: d.steps_of("i2d")),
         help="Sampling steps; one gives the mean of what the image allows.",
     ),
 ]
 Guidance = Annotated[
-    float | None,
-    typer.Option(
-        metavar="X",
-        rich_help_panel=_SAMPLING,
-        show_default=_model_default("guidance"),
-        help="How strongly the prompt pulls; 1 is off and twice as fast.",
-    ),
+    float | None, _guidance("joint", "How strongly the prompt pulls; 1 is off and twice as fast.")
 ]
 GuidanceDepth = Annotated[
     float | None,
     typer.Option(
         metavar="X",
         rich_help_panel=_SAMPLING,
-        show_default=_model_default("guidance_depth"),
+        show_default=_model_default(lambda d: d.guidance_depth),
         help="How strongly the image follows the depth; 1 is as the model learned it.",
     ),
 ]
-GuidanceD2i = Annotated[
-    float | None,
-    typer.Option(
-        "--guidance",
-        metavar="X",
-        rich_help_panel=_SAMPLING,
-        show_default=_guidance_d2i_default(),
-        help="How strongly the prompt pulls; 1 is off.",
-    ),
-]
-GuidanceI2d = Annotated[
-    float | None,
-    typer.Option(
-        "--guidance",
-        metavar="X",
-        rich_help_panel=_SAMPLING,
-        show_default=_model_default("guidance_i2d"),
-        help="How strongly the prompt pulls; 1 is off.",
-    ),
-]
+GuidanceD2i = Annotated[float | None, _guidance("d2i", "How strongly the prompt pulls; 1 is off.")]
+GuidanceI2d = Annotated[float | None, _guidance("i2d", "How strongly the prompt pulls; 1 is off.")]
 Size = Annotated[
     str | None,
     typer.Option(
         metavar="WxH",
         rich_help_panel=_SAMPLING,
-        show_default=_size_default(),
+        show_default=_model_default(lambda d: f"{d.width}x{d.height}"),
         help="Size of the results in pixels.",
     ),
 ]
@@ -180,7 +153,7 @@ Log2Alpha = Annotated[
         "--log2-alpha",
         metavar="X",
         rich_help_panel=_SAMPLING,
-        show_default=_model_default("log2_alpha"),
+        show_default=_model_default(lambda d: d.log2_alpha),
         help="Above 0 the image leads, below 0 the depth, 0 both together; 'none' gives each its own grid.",
     ),
 ]
@@ -198,7 +171,7 @@ GuidanceParallel = Annotated[
     typer.Option(
         metavar="X",
         rich_help_panel=_SAMPLING,
-        show_default=_model_default("guidance_parallel"),
+        show_default=_model_default(lambda d: d.guidance_parallel),
         help="What is kept of guidance along the image itself, 0 to 1; less saturates less.",
     ),
 ]

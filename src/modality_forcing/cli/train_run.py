@@ -24,6 +24,7 @@ from modality_forcing.errors import OutOfMemoryError, UserError
 from modality_forcing.training import state
 from modality_forcing.training.distributed import World, current_world, plan_mesh
 from modality_forcing.training.export import export_run
+from modality_forcing.training.parallelize import autocasts
 from modality_forcing.training.preflight import is_made
 from modality_forcing.training.recipes import Recipe, Stage
 from modality_forcing.training.sinks import Sinks, open_sinks
@@ -175,7 +176,7 @@ def _looker(stage: Stage, monitor: Monitor, sinks: Sinks, view: View) -> Callabl
             parts = Parts(trainer.model, encoders.autoencoder, encoders.text, trainer.estimator)
         world = trainer.world
         # As in training; sharded weights are gathered in bf16 by themselves, and CPUs sample in float32.
-        half = config.precision == "bf16" and world.device.type != "cpu" and not world.grouped
+        half = autocasts(config.precision, world.device) and not world.grouped
         with trainer.averaged(), torch.autocast(world.device.type, torch.bfloat16, enabled=half):
             try:
                 picture = monitor.draw(parts) if drawing else None

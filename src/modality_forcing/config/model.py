@@ -115,10 +115,10 @@ class SamplerConfig:
     """Steps of image to depth and of completion; 0: ``steps``. One step gives the mean of what the image
     allows, which is nearer to the truth than one draw of it while a model is small or little trained."""
     guidance: float = 4.0
-    """Classifier-free guidance in joint and depth-to-image."""
-    guidance_i2d: float = 1.0
+    """Classifier-free guidance in joint, and in depth-to-image where ``guidance_d2i`` is None."""
     guidance_d2i: float | None = None
-    """The same in depth-to-image, for models whose best is another there; None: ``guidance``."""
+    """Classifier-free guidance in depth-to-image, for models whose best is another there."""
+    guidance_i2d: float = 1.0
     guidance_depth: float = 1.0
     """How strongly the image follows given depth in depth-to-image; 1: as the model learned it."""
     guide_image_only: bool = False

@@ -32,7 +32,13 @@ from modality_forcing.training.data import Loader
 from modality_forcing.training.distributed import World
 from modality_forcing.training.encoding import load_autoencoder
 from modality_forcing.training.noisy import Noisy, Teach
-from modality_forcing.training.parallelize import FLOAT32_PARTS, compute_dtype, place, prepare_blocks
+from modality_forcing.training.parallelize import (
+    FLOAT32_PARTS,
+    autocasts,
+    compute_dtype,
+    place,
+    prepare_blocks,
+)
 from modality_forcing.training.randomness import WEIGHTS, generator_for, seed_for
 from modality_forcing.training.reading import Reader
 
@@ -217,7 +223,7 @@ def _build_reader(config: TrainConfig, world: World) -> Reader:
         config, config.model.transformer, weights, source, world, setting="forcing.reader"
     )
     refiner = None if _is_run(source) else open_checkpoint(source).load_refiner(world.device)
-    half = config.precision == "bf16" and world.device.type != "cpu"
+    half = autocasts(config.precision, world.device)
     return Reader(transformer, refiner and refiner.requires_grad_(False), config.model, half=half)
 
 

@@ -48,6 +48,12 @@ def compute_dtype(precision: str, device: torch.device) -> torch.dtype | None:
     return torch.bfloat16 if precision == "bf16" and device.type == "cuda" else None
 
 
+def autocasts(precision: str, device: torch.device) -> bool:
+    """Whether a model that is asked and does not train computes in bfloat16 under autocast: CPUs ask theirs
+    in float32."""
+    return precision == "bf16" and device.type != "cpu"
+
+
 def shard(model: nn.Module, parallel: ParallelConfig, batch: int, precision: str, world: World) -> None:
     """FSDP2 on every block, on the float32 parts and on the rest; gradients are reduced in float32."""
     mesh = make_mesh(*plan_mesh(parallel, batch, world), world.device)

@@ -13,6 +13,7 @@ from modality_forcing.training import randomness
 from modality_forcing.training.data import Batch
 from modality_forcing.training.encoding import Encoders
 from modality_forcing.training.noisy import Noisy
+from modality_forcing.training.parallelize import autocasts
 from modality_forcing.training.randomness import generator_for, noise_for
 from modality_forcing.training.reading import Reader
 from modality_forcing.training.relative import relative_depth_loss
@@ -35,7 +36,7 @@ class RefinerStage(Stage):
         self, config: TrainConfig, device: torch.device, encoders: Encoders, estimator: nn.Module
     ) -> None:
         super().__init__(config, device)
-        half = config.precision == "bf16" and device.type != "cpu"
+        half = autocasts(config.precision, device)
         self.encoders, self.reader = encoders, Reader(estimator, None, config.model, half=half)
         self.weights = {"depth": 1.0, "unrefined": 0.0}
         self._number, self._kept = -1, dict[tuple[int, ...], tuple[Tensor, Tensor, int]]()
