@@ -5,6 +5,7 @@ python recipes/lowpoly/average.py BEFORE AFTER --share 0.8 --out FOLDER
 Two models whose training parted late can be averaged weight by weight (Wortsman et al. 2022, "Robust
 fine-tuning of zero-shot models"): the mean keeps what BEFORE knew better and most of what AFTER learned.
 What both have equal, the autoencoder for one, stays bit for bit; so does a refiner that only one of them has.
+With --only refiner everything else is AFTER's.
 """
 
 from __future__ import annotations
@@ -39,11 +40,15 @@ def parts(checkpoint: Checkpoint) -> dict[str, dict[str, Tensor]]:
     return found | ({} if refiner is None else {"refiner": dict(refiner.float().state_dict())})
 
 
-def average(before: str, after: str, share: float, out: Path) -> Path:
+def average(before: str, after: str, share: float, out: Path, only: str | None = None) -> Path:
     """Write the mean of two models to ``out``.
 
+    Args:
+        only: the part whose mean is taken, "transformer", "autoencoder" or "refiner"; None: all.
+
     Raises:
-        UserError: a share outside [0, 1], models of different sizes, a folder that is there already.
+        UserError: a share outside [0, 1], models of different sizes or without that part, a folder that is
+            there already.
     """
     if not 0.0 <= share <= 1.0:
         raise UserError(f"--share is {share}; right is 0 (BEFORE alone) to 1 (AFTER alone)")
@@ -58,7 +63,13 @@ def average(before: str, after: str, share: float, out: Path) -> Path:
                 f"{part} of {before} differs from that of {after}; their sizes have to be the same"
             )
     states, others = parts(old), parts(new)
-    both = {name: mean(states[name], others[name], share) for name in states if name in others}
+    both = {
+        name: mean(states[name], others[name], share)
+        for name in states
+        if name in others and only in (None, name)
+    }
+    if not both:
+        raise UserError(f"--only {only}: {before} and {after} do not both have one")
     config = replace(new.config, refiner=new.config.refiner or old.config.refiner)
     return save_model(out, config, **{**states, **others, **both})
 
@@ -69,10 +80,11 @@ def main() -> None:
     parser.add_argument("before", metavar="BEFORE", help="a model folder")
     parser.add_argument("after", metavar="AFTER", help="a model folder of the same sizes")
     parser.add_argument("--share", type=float, default=0.8, help="of AFTER")
+    parser.add_argument("--only", choices=("transformer", "autoencoder", "refiner"), help="of these parts")
     parser.add_argument("--out", type=Path, required=True)
     options = parser.parse_args()
     try:
-        print(average(options.before, options.after, options.share, options.out))
+        print(average(options.before, options.after, options.share, options.out, options.only))
     except UserError as error:
         parser.error(str(error))
 

@@ -64,6 +64,22 @@ def test_every_tensor_is_the_mean(script, models, tmp_path):
                 assert not torch.equal(tensor, old[name])
 
 
+def test_one_part_alone(script, models, tmp_path):
+    out = script.average(*map(str, models), 0.5, tmp_path / "out", only="refiner")
+    for part in ("transformer", "refiner"):
+        old, new, found = (
+            dict(open_weights(folder / f"{part}.safetensors").read()) for folder in (*models, out)
+        )
+        for name, tensor in found.items():
+            wanted = new[name] if part == "transformer" else 0.5 * (old[name] + new[name])
+            torch.testing.assert_close(tensor, wanted)
+    (models[0] / "refiner.safetensors").unlink()
+    note = json.loads((models[0] / "config.json").read_text())
+    (models[0] / "config.json").write_text(json.dumps({**note, "refiner": None}))
+    with pytest.raises(UserError, match=r"--only refiner: .* do not both have one"):
+        script.average(*map(str, models), 0.5, tmp_path / "again", only="refiner")
+
+
 @pytest.mark.parametrize("with_refiner", [0, 1])
 def test_a_refiner_that_one_has_stays(script, models, tmp_path, with_refiner):
     full, bare = models[with_refiner], models[1 - with_refiner]

@@ -264,6 +264,8 @@ def test_a_reader_is_a_whole_transformer_asked_where_depth_is_given():
     paints = estimate(replace(config, model=replace(config.model, sampler=guided), forcing=painting))
     # Of the samples with given depth 0.4 are painted, in three steps on average, each asked twice.
     assert paints.teacher_flops == pytest.approx((3 + 0.4 * 3 * 2) * reads.teacher_flops)
+    keeps = estimate(replace(config, forcing=ForcingConfig(p_d2i=0.5, reader="x", keep_depth=1.0)))
+    assert keeps.teacher_flops == reads.teacher_flops + plain.flops.forward
 
 
 def test_tokens_of_the_largest_bucket():

@@ -34,6 +34,17 @@ def with_forcing(config, **changes):
     return replace(config, forcing=replace(config.forcing, **changes))
 
 
+def painting(config, **changes):
+    return with_forcing(config, **{"painted": 1.0, "painted_steps": 4, **changes})
+
+
+def small_refiner():
+    """With something to say from the start."""
+    refiner = DepthRefiner(RefinerConfig(widths=(8, 16, 16, 24), blocks=(1, 1, 1, 1), norm_groups=4))
+    torch.nn.init.normal_(refiner.conv_out.weight, std=0.05)
+    return refiner
+
+
 def prepared(trainer, step=0):
     return trainer.stage.prepare(trainer.loader.load(step)[0], step)
 
@@ -103,8 +114,9 @@ def test_the_cycle_teaches_the_painter_and_never_the_reader(config, tmp_path):
     assert measured(trainer).means["cycle"] < first
 
 
-def test_micro_batches_change_nothing(config, tmp_path):
-    mixed = with_forcing(config, p_i2d=0.3, p_d2i=0.4, cycle_below=0.9)
+@pytest.mark.parametrize("painted", [0.0, 0.5])
+def test_micro_batches_change_nothing(config, tmp_path, painted):
+    mixed = painting(config, painted=painted, p_i2d=0.3, p_d2i=0.4, cycle_below=0.9)
     whole = Trainer(mixed, tmp_path / "whole")
     split = Trainer(replace(mixed, parallel=ParallelConfig(accumulate=4)), tmp_path / "split")
     one, four = whole.train_step(), split.train_step()
@@ -124,9 +136,7 @@ def test_what_is_read_has_units_sky_and_the_refiners_outlines():
     half = side // 2
     assert torch.isinf(depth[half:, :half]).all() and torch.isfinite(depth[:half]).all()
     assert float(depth[0, 0]) == 0.5 and float(depth[0, -1]) == pytest.approx(2.0)
-    refiner = DepthRefiner(RefinerConfig(widths=(8, 16, 16, 24), blocks=(1, 1, 1, 1), norm_groups=4))
-    torch.nn.init.normal_(refiner.conv_out.weight, std=0.05)
-    (sharper,) = Reader(torch.nn.Identity(), refiner, model).maps(read, images)
+    (sharper,) = Reader(torch.nn.Identity(), small_refiner(), model).maps(read, images)
     assert not torch.equal(sharper, depth)
 
 
@@ -151,6 +161,8 @@ def test_two_equal_readings_differ_by_nothing_and_the_scale_is_half_the_matter()
         ({"reader": "x", "cycle_below": 2.0}, r"forcing\.cycle_below"),
         ({"reader": "x", "painted": 0.5, "cycle_weight": 1.0}, r"forcing\.painted"),
         ({"reader": "x", "painted": 0.5, "d2i_read": 1.0}, r"forcing\.painted"),
+        ({"keep_rgb": 0.5}, r"forcing\.keep_rgb"),
+        ({"reader": "x", "keep_painted": -0.5}, r"forcing\.keep_painted"),
         ({"reader": "x", "painted_steps": 1}, r"forcing\.painted_steps"),
         ({"reader": "x", "depth_coding": "latent"}, r"forcing\.reader"),
     ],
@@ -166,10 +178,6 @@ def test_a_reader_without_depth_is_refused(config, configs, tmp_path):
 
 
 # -- pictures that the model paints itself ---------------------------------------------------------------
-
-
-def painting(config, **changes):
-    return with_forcing(config, **{"painted": 1.0, "painted_steps": 4, **changes})
 
 
 def test_a_painted_sample_is_the_samplers_state_at_the_node(config, tmp_path):
@@ -201,9 +209,9 @@ def test_of_a_painted_sample_only_the_cycle_counts(config, tmp_path):
     assert numbers.means["cycle"] > 0 and numbers.means.get("rgb", 0.0) == 0.0
     assert numbers.loss == pytest.approx(2 * numbers.means["cycle"], rel=1e-5)
     mixed = painting(config, painted=0.5, p_i2d=0.3, p_d2i=0.5, cycle_below=0.9)
-    seen = 0
+    trainer, seen = Trainer(mixed, tmp_path / "mixed"), 0
     for step in range(8):
-        work = prepared(Trainer(mixed, tmp_path), step)
+        work = prepared(trainer, step)
         painted = torch.zeros(len(work.rgb0)).bool().index_fill(0, work.painted, True)
         assert torch.equal(work.counts["rgb"] > 0, (work.t_rgb > 0) & ~painted)
         assert not set(work.painted.tolist()) & set(work.cycled.tolist())
@@ -215,10 +223,8 @@ def test_of_a_painted_sample_only_the_cycle_counts(config, tmp_path):
 def test_a_painted_picture_is_read_as_a_users_would_be(config, tmp_path):
     trainer = Trainer(painting(config), tmp_path)
     cycle = trainer.stage.cycle
-    cycle.reader.refiner = DepthRefiner(
-        RefinerConfig(widths=(8, 16, 16, 24), blocks=(1, 1, 1, 1), norm_groups=4)
-    )
-    torch.nn.init.normal_(cycle.reader.refiner.conv_out.weight, std=0.05)
+    cycle.reader.refiner = small_refiner()
+    patch = config.model.transformer.patch_size
     work = prepared(trainer)
     cycle.paint(trainer.model, work)
     with torch.no_grad():
@@ -226,16 +232,9 @@ def test_a_painted_picture_is_read_as_a_users_would_be(config, tmp_path):
         clean = work.rgb_t - work.t_rgb[:, None, None] * trainer.model(*inputs)[0]
         side = work.batch.images.shape[-1] // trainer.encoders.autoencoder.config.downscale
         images = decode_image(trainer.encoders.autoencoder, clean, side, side)
-        read = patchify(
-            cycle.reader.refiner(
-                unpatchify(read_by(trainer, work, clean), side, side, config.model.transformer.patch_size)[
-                    :, None
-                ],
-                images,
-            )[:, 0],
-            config.model.transformer.patch_size,
-        )
-        wanted = cycle.reader.difference(read, work.depth0)
+        coarse = unpatchify(read_by(trainer, work, clean), side, side, patch)[:, None]
+        sharp = patchify(cycle.reader.refiner(coarse, images)[:, 0], patch)
+        wanted = cycle.reader.difference(sharp, work.depth0)
         found = cycle.loss(trainer.stage._velocity(trainer.model(*inputs)[0], work), work)
     torch.testing.assert_close(found, wanted, rtol=1e-3, atol=1e-5)
 
@@ -248,11 +247,47 @@ def test_painting_teaches_the_painter(config, tmp_path):
     assert measured(trainer).means["cycle"] < first
 
 
-def test_micro_batches_paint_the_same(config, tmp_path):
-    mixed = painting(config, painted=0.5, p_i2d=0.3, p_d2i=0.5, cycle_below=0.9)
-    whole = Trainer(mixed, tmp_path / "whole")
-    split = Trainer(replace(mixed, parallel=ParallelConfig(accumulate=4)), tmp_path / "split")
-    one, four = whole.train_step(), split.train_step()
-    assert four.loss == pytest.approx(one.loss, rel=1e-4)
-    for name, mean in one.means.items():
-        assert four.means[name] == pytest.approx(mean, rel=1e-3, abs=1e-5), name
+# -- what is kept of the reader's answers ------------------------------------------------------------------
+
+
+KEEPS = {"keep_rgb": 0.7, "keep_depth": 0.4, "keep_painted": 3.0}
+
+
+def test_what_equals_the_reader_pays_nothing(config, tmp_path):
+    mixed = painting(config, painted=0.5, p_i2d=0.3, p_d2i=0.5, **KEEPS)
+    trainer = Trainer(mixed, tmp_path)
+    found = [measured(trainer, step).means for step in range(4)]
+    for name in KEEPS:
+        assert {means[name] for means in found if name in means} == {0.0}
+    assert not set(KEEPS) & set(measured(Trainer(painting(config), tmp_path / "bare")).means)
+
+
+def test_the_way_from_the_readers_velocities_is_paid(config, tmp_path):
+    mixed = painting(config, painted=0.5, p_i2d=0.3, p_d2i=0.5, **KEEPS)
+    trainer = Trainer(mixed, tmp_path)
+    for p in trainer.model.parameters():
+        p.data.add_(0.02 * torch.randn(p.shape, generator=torch.Generator().manual_seed(p.numel())))
+    squares = {name: [] for name in KEEPS}
+    for step in range(4):
+        work = prepared(trainer, step)
+        trainer.stage.cycle.paint(trainer.model, work)
+        inputs = [work.rgb_t, work.depth_t, work.text, work.rope, work.t_rgb, work.t_depth]
+        with torch.no_grad():
+            now, before = trainer.model(*inputs), trainer.stage.cycle.reader.transformer(*inputs)
+        image, depth = ((a.float() - b.float()) for a, b in zip(now, before, strict=True))
+        if config.model.flow.depth_prediction == "x0":
+            depth = depth / work.t_depth.clamp_min(config.model.flow.t_min)[:, None, None]
+        painted = work.painted.tolist()
+        for i in range(len(image)):
+            if i in painted:
+                squares["keep_painted"].append(image[i].square().mean())
+            elif work.t_rgb[i] > 0:
+                squares["keep_rgb"].append(image[i].square().mean())
+            if work.t_depth[i] > 0:
+                squares["keep_depth"].append(depth[i].square().mean())
+        found = trainer.losses([prepared(trainer, step).batch], step)
+        for name in KEEPS:
+            assert found.means.get(name, 0.0) == pytest.approx(
+                float(torch.stack(squares[name]).mean()) if squares[name] else 0.0, rel=1e-3
+            ), name
+            squares[name].clear()

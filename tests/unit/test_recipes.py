@@ -64,6 +64,7 @@ def test_tiny_and_the_stages_of_lowpoly_are_there():
         "decoder",
         "given",
         "painted",
+        "kept",
     }
     onward = read_recipe(find_recipe("lowpoly/onward"), "runs/onward").stages
     assert [stage.config.init for stage in onward] == [
@@ -116,6 +117,10 @@ def test_tiny_and_the_stages_of_lowpoly_are_there():
     assert (painted.init, worded.init) == ("runs/begun", "runs/painted/painted")
     assert painted.forcing.painted > worded.forcing.painted > 0 == worded.forcing.cycle_below
     assert painted.data.sensors == worded.data.sensors == given.config.data.sensors
+    kept, settled = (stage.config for stage in read_recipe(find_recipe("lowpoly/kept"), "runs/kept").stages)
+    assert (kept.init, settled.init) == ("runs/begun", "runs/kept/kept")
+    assert kept.forcing.reader == settled.forcing.reader == given.config.init
+    assert settled.forcing.keep_depth > kept.forcing.keep_depth > 0 < settled.forcing.keep_painted
     for config in (longer, near):
         assert [source.weight for source in config.data.sources] == [0.6, 0.4]
         assert config.data.sensors == onward[0].config.data.sensors

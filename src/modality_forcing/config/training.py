@@ -185,6 +185,12 @@ class ForcingConfig:
     cycle counts of it, in pixels and with the reader's refiner."""
     painted_steps: int = 8
     """Steps of the whole schedule along which it paints."""
+    keep_rgb: float = 0.0
+    keep_depth: float = 0.0
+    keep_painted: float = 0.0
+    """Weights of how far the velocities of image and depth are off the reader's to the same question, of the
+    data's noisy images and depth, and of painted images (ours): what was learned before is kept, while the
+    cycle pulls."""
     smooth_head: bool = False
     """Start a new depth head with smooth patches instead of zeros (ours; ``model.warm_start``)."""
     depth_density: str = "plateau"
@@ -220,6 +226,10 @@ class ForcingConfig:
         _require(self.cycle_weight >= 0, "forcing.cycle_weight", self.cycle_weight, "it may not be negative")
         _require(bool(self.reader) or not (self.d2i_read or self.cycle_weight), "forcing.reader", self.reader,
                  "forcing.d2i_read and forcing.cycle_weight need the folder of a model")  # fmt: skip
+        for name in ("keep_rgb", "keep_depth", "keep_painted"):
+            value = getattr(self, name)
+            _require(value >= 0, f"forcing.{name}", value, "it may not be negative")
+            _require(bool(self.reader) or not value, f"forcing.{name}", value, "it needs forcing.reader")
         _require(not self.painted or min(self.cycle_weight, self.d2i_read) > 0,
                  "forcing.painted", self.painted,
                  "it needs forcing.d2i_read and forcing.cycle_weight above 0")  # fmt: skip

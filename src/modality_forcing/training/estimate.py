@@ -199,7 +199,8 @@ def estimate(config: TrainConfig, world: int = 1) -> Estimate:
             passes = 1 + sum(pull != 1 for pull in pulls)
             painted = config.forcing.painted * config.forcing.d2i_read
             times += painted * passes * config.forcing.painted_steps / 2
-        teacher_flops += times * config.forcing.p_d2i * forward_flops(model, sizes, tokens)
+        keeps = max(config.forcing.keep_rgb, config.forcing.keep_depth, config.forcing.keep_painted) > 0
+        teacher_flops += (times * config.forcing.p_d2i + keeps) * forward_flops(model, sizes, tokens)
         teacher += frozen_bytes * _numbers(model)
     blocks = model.wrap_units()
     per_unit = tokens.all * sizes.hidden * per_process

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from modality_forcing.codecs.depth import MAX_CONTRACTED, MIN_DEPTH, patchify, surfaces, unpatchify
 from modality_forcing.config import ModelConfig
+from modality_forcing.training.noisy import Noisy
 from modality_forcing.training.relative import relative_depth_loss
 
 
@@ -47,6 +48,13 @@ class Reader:
         with torch.autocast(rgb.device.type, torch.bfloat16, enabled=self.half):
             found = self.transformer(rgb, noise, text, rope, t_rgb, torch.ones_like(t_rgb))[1].float()
         return noise - found if self.config.flow.depth_prediction == "velocity" else found
+
+    @torch.no_grad()
+    def answer(self, work: Noisy) -> tuple[Tensor, Tensor]:
+        """What both heads say of ``work``, image and depth (b, N, C): of anything noisy, also of what is not
+        to be read."""
+        with torch.autocast(work.rgb_t.device.type, torch.bfloat16, enabled=self.half):
+            return self.transformer(work.rgb_t, work.depth_t, work.text, work.rope, work.t_rgb, work.t_depth)
 
     @torch.no_grad()
     def maps(self, read: Tensor, images: Tensor) -> Tensor:

@@ -240,6 +240,9 @@ class ForcingStage(ImageStage):
             self.weights["distill"] = float(config.forcing.distill_every)
         if self.cycle is not None:
             self.weights["cycle"] = config.forcing.cycle_weight
+        keeps = {name: getattr(config.forcing, name) for name in ("keep_rgb", "keep_depth", "keep_painted")}
+        self.keeps = keeps if any(keeps.values()) else {}
+        self.weights |= self.keeps
 
     def prepare(self, batch: Batch, step: int) -> Noisy:
         """Levels and tasks, noise, missing depth filled with pure noise."""
@@ -268,6 +271,11 @@ class ForcingStage(ImageStage):
         if self.teach is not None:
             work.taught = step % config.forcing.distill_every == 0
             work.counts["distill"] = work.counts["rgb"] * work.taught
+        if self.keeps:
+            painted = torch.zeros(len(t_rgb), dtype=torch.bool).index_fill(0, work.painted, True)
+            work.counts["keep_rgb"] = (~is_i2d & ~painted).float()
+            work.counts["keep_depth"] = (~is_d2i).float()
+            work.counts["keep_painted"] = painted.float()
         work.tokens = work.text.shape[1] + 2 * work.rgb0.shape[1]
         return work
 
@@ -334,6 +342,8 @@ class ForcingStage(ImageStage):
             out["distill"] = torch.zeros_like(out["rgb"])
         if self.cycle is not None:
             out["cycle"] = self.cycle.loss(self._velocity(rgb, work), work)
+        if self.keeps:
+            out |= self._kept(rgb, depth, work)
         given = work.valid & (work.t_rgb == 0)[:, None, None]
         off = (depth.detach().float() - work.depth0).abs()
         out["i2d_mae"] = (
@@ -355,6 +365,23 @@ class ForcingStage(ImageStage):
         sky = self.config.model.depth.far_threshold
         relative, _ = relative_depth_loss(clean, work.depth0, work.t_depth, flow.t_min, sky, weight)
         return torch.where(work.t_rgb == 0, share * relative, square), count
+
+    def _kept(self, rgb: Tensor, depth: Tensor, work: Noisy) -> dict[str, Tensor]:
+        """Mean squares, (b,), of the way from the reader's velocities."""
+        assert self.cycle is not None
+        flow = self.config.model.flow
+        old_rgb, old_depth = self.cycle.reader.answer(work)
+        image = (self._velocity(rgb, work) - self._velocity(old_rgb, work)).square().flatten(1).mean(dim=1)
+        off = depth.float() - old_depth.float()
+        if flow.depth_prediction == "x0":
+            off = off / expand_level(work.t_depth.clamp_min(flow.t_min), off)
+        maps = off.square().flatten(1).mean(dim=1)
+        counts = {name: work.counts[name].to(self.device) for name in self.keeps}
+        return {
+            "keep_rgb": image * counts["keep_rgb"],
+            "keep_depth": maps * counts["keep_depth"],
+            "keep_painted": image * counts["keep_painted"],
+        }
 
     def _velocity(self, prediction: Tensor, work: Noisy) -> Tensor:
         """The image head's answer as a velocity, whatever it predicts."""
