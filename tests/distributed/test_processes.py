@@ -108,11 +108,18 @@ def test_the_reader_is_sharded_too(toy, tmp_path):
     """In some steps a process has no sample with given depth, and still has to gather its weights."""
     together(0, runs.train, toy["forcing"], tmp_path / "reader", 2, False, True)
     forcing = ForcingConfig(
-        p_d2i=0.4, reader=str(tmp_path / "reader"), d2i_read=0.5, cycle_weight=2.0, painted=0.5
+        p_d2i=0.4,
+        reader=str(tmp_path / "reader"),
+        d2i_read=0.5,
+        cycle_weight=2.0,
+        painted=0.5,
+        keep_rgb=1.0,
+        keep_depth=0.5,
+        keep_painted=0.5,
     )
     config = replace(toy["forcing"], forcing=forcing)
     plain = together(0, runs.train, config, tmp_path / "plain", 4)
-    assert plain["means"][1]["cycle"] > 0
+    assert plain["means"][1]["cycle"] > 0 < plain["means"][1]["keep_depth"]
     same(together(2, runs.train, config, tmp_path / "two", 4), plain)
 
 
