@@ -80,7 +80,9 @@ def main() -> None:
     parser.add_argument("before", metavar="BEFORE", help="a model folder")
     parser.add_argument("after", metavar="AFTER", help="a model folder of the same sizes")
     parser.add_argument("--share", type=float, default=0.8, help="of AFTER")
-    parser.add_argument("--only", choices=("transformer", "autoencoder", "refiner"), help="of these parts")
+    parser.add_argument(
+        "--only", choices=("transformer", "autoencoder", "refiner"), help="the mean of this part alone"
+    )
     parser.add_argument("--out", type=Path, required=True)
     options = parser.parse_args()
     try:

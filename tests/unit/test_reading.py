@@ -162,6 +162,7 @@ def test_two_equal_readings_differ_by_nothing_and_the_scale_is_half_the_matter()
         ({"reader": "x", "painted": 0.5, "cycle_weight": 1.0}, r"forcing\.painted"),
         ({"reader": "x", "painted": 0.5, "d2i_read": 1.0}, r"forcing\.painted"),
         ({"keep_rgb": 0.5}, r"forcing\.keep_rgb"),
+        ({"reader": "x", "keep_painted": 0.5}, r"forcing\.keep_painted"),
         ({"reader": "x", "keep_painted": -0.5}, r"forcing\.keep_painted"),
         ({"reader": "x", "painted_steps": 1}, r"forcing\.painted_steps"),
         ({"reader": "x", "depth_coding": "latent"}, r"forcing\.reader"),
@@ -267,9 +268,9 @@ def test_the_way_from_the_readers_velocities_is_paid(config, tmp_path):
     trainer = Trainer(mixed, tmp_path)
     for p in trainer.model.parameters():
         p.data.add_(0.02 * torch.randn(p.shape, generator=torch.Generator().manual_seed(p.numel())))
-    squares = {name: [] for name in KEEPS}
+    seen = set()
     for step in range(4):
-        work = prepared(trainer, step)
+        work, squares = prepared(trainer, step), {name: [] for name in KEEPS}
         trainer.stage.cycle.paint(trainer.model, work)
         inputs = [work.rgb_t, work.depth_t, work.text, work.rope, work.t_rgb, work.t_depth]
         with torch.no_grad():
@@ -285,9 +286,9 @@ def test_the_way_from_the_readers_velocities_is_paid(config, tmp_path):
                 squares["keep_rgb"].append(image[i].square().mean())
             if work.t_depth[i] > 0:
                 squares["keep_depth"].append(depth[i].square().mean())
-        found = trainer.losses([prepared(trainer, step).batch], step)
-        for name in KEEPS:
-            assert found.means.get(name, 0.0) == pytest.approx(
-                float(torch.stack(squares[name]).mean()) if squares[name] else 0.0, rel=1e-3
-            ), name
-            squares[name].clear()
+        found = measured(trainer, step).means
+        for name, parts in squares.items():
+            if parts:
+                assert found[name] == pytest.approx(float(torch.stack(parts).mean()), rel=1e-3), name
+                seen.add(name)
+    assert seen == set(KEEPS)

@@ -230,6 +230,8 @@ class ForcingConfig:
             value = getattr(self, name)
             _require(value >= 0, f"forcing.{name}", value, "it may not be negative")
             _require(bool(self.reader) or not value, f"forcing.{name}", value, "it needs forcing.reader")
+        _require(bool(self.painted) or not self.keep_painted, "forcing.keep_painted", self.keep_painted,
+                 "it needs forcing.painted above 0")  # fmt: skip
         _require(not self.painted or min(self.cycle_weight, self.d2i_read) > 0,
                  "forcing.painted", self.painted,
                  "it needs forcing.d2i_read and forcing.cycle_weight above 0")  # fmt: skip

@@ -27,8 +27,9 @@ def clean_from_velocity(x_t: Tensor, v: Tensor, t: Tensor) -> Tensor:
     return x_t - expand_level(t, x_t) * v
 
 
-def path_velocity(x_t: Tensor, prediction: Tensor, kind: str, t: float) -> Tensor:
-    """dx_t/dt that a prediction stands for at level t > 0: itself, or (x_t - x0) / t."""
+def path_velocity(x_t: Tensor, prediction: Tensor, kind: str, t: float | Tensor) -> Tensor:
+    """dx_t/dt that a prediction stands for at level t > 0 (one, or broadcastable to x_t): itself, or
+    (x_t - x0) / t."""
     if kind == "x0":
         return (x_t - prediction) / t
     if kind == "velocity":

@@ -51,8 +51,7 @@ class Reader:
 
     @torch.no_grad()
     def answer(self, work: Noisy) -> tuple[Tensor, Tensor]:
-        """What both heads say of ``work``, image and depth (b, N, C): of anything noisy, also of what is not
-        to be read."""
+        """What both heads say of ``work``, image (b, N, C) and depth (b, N, P), whatever of it is noisy."""
         with torch.autocast(work.rgb_t.device.type, torch.bfloat16, enabled=self.half):
             return self.transformer(work.rgb_t, work.depth_t, work.text, work.rope, work.t_rgb, work.t_depth)
 

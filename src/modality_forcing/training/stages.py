@@ -20,7 +20,7 @@ from modality_forcing.codecs.filling import fill_nearest
 from modality_forcing.codecs.positions import depth_ids, image_ids, text_ids
 from modality_forcing.config import TrainConfig
 from modality_forcing.flow.noise_levels import LogitNormal, PlateauLogitNormal, TaskMix
-from modality_forcing.flow.path import expand_level, interpolate
+from modality_forcing.flow.path import expand_level, interpolate, path_velocity
 from modality_forcing.losses import SumCount, distillation_loss, velocity_loss, x0_loss
 from modality_forcing.model.autoencoder import Autoencoder
 from modality_forcing.model.layers import rope_table
@@ -372,10 +372,12 @@ class ForcingStage(ImageStage):
         flow = self.config.model.flow
         old_rgb, old_depth = self.cycle.reader.answer(work)
         image = (self._velocity(rgb, work) - self._velocity(old_rgb, work)).square().flatten(1).mean(dim=1)
-        off = depth.float() - old_depth.float()
-        if flow.depth_prediction == "x0":
-            off = off / expand_level(work.t_depth.clamp_min(flow.t_min), off)
-        maps = off.square().flatten(1).mean(dim=1)
+        t = expand_level(work.t_depth.clamp_min(flow.t_min), depth)
+        now, before = (
+            path_velocity(work.depth_t, answer.float(), flow.depth_prediction, t)
+            for answer in (depth, old_depth)
+        )
+        maps = (now - before).square().flatten(1).mean(dim=1)
         counts = {name: work.counts[name].to(self.device) for name in self.keeps}
         return {
             "keep_rgb": image * counts["keep_rgb"],
@@ -386,7 +388,5 @@ class ForcingStage(ImageStage):
     def _velocity(self, prediction: Tensor, work: Noisy) -> Tensor:
         """The image head's answer as a velocity, whatever it predicts."""
         flow = self.config.model.flow
-        if flow.rgb_prediction == "velocity":
-            return prediction.float()
         t = expand_level(work.t_rgb.clamp_min(flow.t_min), prediction)
-        return (work.rgb_t - prediction.float()) / t
+        return path_velocity(work.rgb_t, prediction.float(), flow.rgb_prediction, t)
