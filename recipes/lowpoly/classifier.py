@@ -16,15 +16,9 @@ from torch import Tensor
 from torch.nn.functional import cross_entropy, grid_sample, interpolate
 
 from modality_forcing.data.lowpoly import PLACES
+from modality_forcing.data.lowpoly.networks import EMBEDDED, shrink, to_tensor
 from modality_forcing.data.shards import ShardSet
-from modality_forcing.evaluation.classifier import (
-    EMBEDDED,
-    SIDE,
-    PlaceClassifier,
-    save_classifier,
-    shrink,
-    to_tensor,
-)
+from modality_forcing.evaluation.classifier import SIDE, PlaceClassifier, save_classifier
 
 WANTED = 0.98
 BATCH = 64
@@ -38,7 +32,7 @@ def load(folder: Path, limit: int | None) -> tuple[np.ndarray, Tensor]:
     places = torch.empty(count, dtype=torch.int64)
     for i in range(count):
         sample = shards.read(i, ("rgb",))
-        pictures[i], places[i] = shrink(sample.rgb), PLACES.index(sample.meta["place"])
+        pictures[i], places[i] = shrink(sample.rgb, SIDE), PLACES.index(sample.meta["place"])
     return pictures, places
 
 

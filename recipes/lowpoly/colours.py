@@ -22,9 +22,7 @@ from torch.nn.functional import cross_entropy, interpolate
 
 from modality_forcing import Pipeline
 from modality_forcing.codecs.image import pixels_to_tensor, tensor_to_pixels
-from modality_forcing.data.shards import ShardSet
-from modality_forcing.evaluation.classifier import EMBEDDED, to_tensor
-from modality_forcing.evaluation.colours import (
+from modality_forcing.data.lowpoly.colours import (
     CELLS,
     OTHER,
     SIDE,
@@ -34,6 +32,8 @@ from modality_forcing.evaluation.colours import (
     colours_of,
     save_colours,
 )
+from modality_forcing.data.lowpoly.networks import EMBEDDED, to_tensor
+from modality_forcing.data.shards import ShardSet
 from modality_forcing.model.autoencoder import Autoencoder
 
 WANTED = 0.85

@@ -6,11 +6,22 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import torch
 import training_runs as runs
 from processes import together
 
-from modality_forcing.config import ForcingConfig, LoraConfig, ParallelConfig, RefinerConfig, TrainConfig
+from modality_forcing.config import (
+    DataConfig,
+    ForcingConfig,
+    LoraConfig,
+    ParallelConfig,
+    RefinerConfig,
+    SourceConfig,
+    TrainConfig,
+)
+from modality_forcing.data.lowpoly.colours import ColourClassifier, save_colours
 from modality_forcing.presets import TINY
+from shard_folders import toy_sample, write_samples
 
 pytestmark = pytest.mark.slow
 
@@ -120,6 +131,20 @@ def test_the_reader_is_sharded_too(toy, tmp_path):
     config = replace(toy["forcing"], forcing=forcing)
     plain = together(0, runs.train, config, tmp_path / "plain", 4)
     assert plain["means"][1]["cycle"] > 0 < plain["means"][1]["keep_depth"]
+    same(together(2, runs.train, config, tmp_path / "two", 4), plain)
+
+
+def test_words_are_painted_together(toy, tmp_path):
+    """Few captions name a colour: in some steps a process has none to paint, and none to judge."""
+    torch.manual_seed(0)
+    save_colours(ColourClassifier(), tmp_path, {})
+    samples = [toy_sample(i) for i in range(12)]
+    samples[1:5:2] = [replace(sample, captions=("a red chair, a teal boat",)) for sample in samples[1:5:2]]
+    data = DataConfig(sources=(SourceConfig(str(write_samples(tmp_path / "shards", samples))),))
+    forcing = ForcingConfig(judge=str(tmp_path), worded=0.9, word_weight=0.5, painted_steps=3)
+    config = replace(toy["forcing"], data=data, forcing=forcing)
+    plain = together(0, runs.train, config, tmp_path / "plain", 4)
+    assert any(means.get("words", 0.0) > 0 for means in plain["means"])
     same(together(2, runs.train, config, tmp_path / "two", 4), plain)
 
 

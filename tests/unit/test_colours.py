@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 import torch
 
+from modality_forcing.data.lowpoly import colours
 from modality_forcing.data.lowpoly.scene import COLOUR_NAMES
 from modality_forcing.errors import UserError
-from modality_forcing.evaluation import colours
 
 
 @pytest.mark.parametrize(

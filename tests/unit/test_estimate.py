@@ -268,6 +268,15 @@ def test_a_reader_is_a_whole_transformer_asked_where_depth_is_given():
     assert keeps.teacher_flops == reads.teacher_flops + plain.flops.forward
 
 
+def test_pictures_of_text_alone_cost_the_way_to_their_node():
+    config = TrainConfig(model=MODELS["lowpoly"], precision="fp32")
+    forcing = ForcingConfig(p_i2d=0.25, p_d2i=0.25, judge="x", word_weight=1.0, worded=0.8, painted_steps=6)
+    found = estimate(replace(config, forcing=forcing))
+    assert found.memory.teacher == 0
+    # 0.4 of all samples, in three steps on average, each asked twice.
+    assert found.teacher_flops == pytest.approx(0.4 * 3 * 2 * found.flops.forward)
+
+
 def test_tokens_of_the_largest_bucket():
     config = TrainConfig(model=model_preset("flux2-klein-4b-rgbd"), image_size=512)
     assert sample_tokens(config) == Tokens(512, 1024, 1024)

@@ -15,7 +15,7 @@ import pytest
 import torch
 from scipy.linalg import sqrtm
 
-from modality_forcing.data.lowpoly import PLACES
+from modality_forcing.data.lowpoly import PLACES, networks
 from modality_forcing.errors import UserError
 from modality_forcing.evaluation import classifier as places
 from modality_forcing.evaluation.datasets.common import EvalItem
@@ -124,7 +124,7 @@ def test_classifier_learns_colours(monkeypatch: pytest.MonkeyPatch) -> None:
     model = places.PlaceClassifier()
 
     def loss(picked: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
-        x = recipe.augment(places.to_tensor(pictures[picked.numpy()]), generator)
+        x = recipe.augment(networks.to_tensor(pictures[picked.numpy()]), generator)
         assert x.shape == (8, 3, 64, 64) and x.isfinite().all()
         return torch.nn.functional.cross_entropy(model(x), labels[picked])
 
@@ -254,7 +254,7 @@ def test_the_embedded_classifier_knows_the_world() -> None:
     pytest.importorskip("embreex")
     from modality_forcing.data.lowpoly import make_sample, split_seed
 
-    assert (places.EMBEDDED / places.FILE).stat().st_size < 1_000_000
+    assert (networks.EMBEDDED / places.FILE).stat().st_size < 1_000_000
     model = places.load_classifier()
     assert model.facts["accuracy"] >= 0.98 and model.facts["validation_pictures"] >= 500
     samples = [make_sample(split_seed("val", 10_000 + i), 64, 64, supersample=1) for i in range(16)]

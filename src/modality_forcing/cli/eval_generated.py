@@ -190,8 +190,8 @@ def _tools(
     world: bool,
 ) -> Any:
     """The model and what judges it. The place classifier is needed where the procedural world is measured."""
+    from modality_forcing.data.lowpoly.colours import load_colours
     from modality_forcing.evaluation.classifier import load_classifier
-    from modality_forcing.evaluation.colours import load_colours
     from modality_forcing.evaluation.features import ClassifierFeatures, InceptionFeatures
     from modality_forcing.evaluation.generation import Tools
     from modality_forcing.evaluation.predictors import PipelinePredictor, load_pipeline, open_predictor

@@ -191,6 +191,14 @@ class ForcingConfig:
     """Weights of how far the velocities of image and depth are off the reader's to the same question, of the
     data's noisy images and depth, and of painted images (ours): what was learned before is kept, while the
     cycle pulls."""
+    judge: str = ""
+    """Folder of a colour classifier of the procedural world (``recipes/lowpoly/colours.py``), which says
+    whether the model's own pictures show what their captions name (ours; ``training.words``)."""
+    worded: float = 0.0
+    """Probability that of a sample with neither image nor depth given, whose caption gives things colours,
+    both are the model's own, painted as far as a random step of ``painted_steps``."""
+    word_weight: float = 0.0
+    """Weight of how unlikely the ``judge`` finds what the caption names in them, and in painted pictures."""
     smooth_head: bool = False
     """Start a new depth head with smooth patches instead of zeros (ours; ``model.warm_start``)."""
     depth_density: str = "plateau"
@@ -217,7 +225,9 @@ class ForcingConfig:
     filled from the nearest measurement (for comparison; ``codecs.depth_latent``)."""
 
     def __post_init__(self) -> None:
-        for name in ("p_i2d", "p_d2i", "text_dropout", "i2d_pure", "d2i_read", "cycle_below", "painted"):
+        for name in (
+            "p_i2d", "p_d2i", "text_dropout", "i2d_pure", "d2i_read", "cycle_below", "painted", "worded",
+        ):  # fmt: skip
             _require(0 <= getattr(self, name) <= 1, f"forcing.{name}", getattr(self, name), "right is 0..1")
         _require(0 <= (self.i2d_text_dropout or 0) <= 1, "forcing.i2d_text_dropout", self.i2d_text_dropout,
                  "right is 0..1, or null")  # fmt: skip
@@ -235,6 +245,12 @@ class ForcingConfig:
         _require(not self.painted or min(self.cycle_weight, self.d2i_read) > 0,
                  "forcing.painted", self.painted,
                  "it needs forcing.d2i_read and forcing.cycle_weight above 0")  # fmt: skip
+        _require(self.word_weight >= 0, "forcing.word_weight", self.word_weight, "it may not be negative")
+        _require(bool(self.judge and (self.worded or self.painted)) or not self.word_weight,
+                 "forcing.word_weight", self.word_weight,
+                 "it needs forcing.judge, and forcing.worded or forcing.painted above 0")  # fmt: skip
+        _require(bool(self.word_weight) or not self.worded, "forcing.worded", self.worded,
+                 "it needs forcing.word_weight above 0")  # fmt: skip
         _require(self.painted_steps >= 2, "forcing.painted_steps", self.painted_steps, "right is 2 or more")
         _require(self.distill_every >= 1, "forcing.distill_every", self.distill_every, "right is 1 or more")
         _require(self.p_i2d + self.p_d2i <= 1, "forcing.p_i2d + forcing.p_d2i", self.p_i2d + self.p_d2i,

@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from PIL import Image
 
+from modality_forcing.data.lowpoly.colours import pairs_in
 from modality_forcing.errors import UserError
-from modality_forcing.evaluation.colours import pairs_in
 from modality_forcing.evaluation.datasets import EvalItem, EvalSet
 from modality_forcing.evaluation.features import Features, compare_sets
 from modality_forcing.evaluation.metrics import DepthScore, score_depth
@@ -23,8 +23,8 @@ from modality_forcing.io.atomic import atomic_file, write_errors
 from modality_forcing.io.plain_json import plain
 
 if TYPE_CHECKING:
+    from modality_forcing.data.lowpoly.colours import ColourClassifier
     from modality_forcing.evaluation.classifier import PlaceClassifier
-    from modality_forcing.evaluation.colours import ColourClassifier
     from modality_forcing.pipeline import Pipeline
     from modality_forcing.types import RGBD
 

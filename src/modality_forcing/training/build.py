@@ -15,6 +15,8 @@ from torch import Tensor, nn
 from modality_forcing.checkpoint.layouts import AUTOENCODER_FILE, open_checkpoint
 from modality_forcing.checkpoint.weights import save_weights
 from modality_forcing.config import RefinerConfig, TrainConfig, TransformerConfig, from_dict
+from modality_forcing.data.lowpoly.colours import FILE as COLOURS_FILE
+from modality_forcing.data.lowpoly.colours import ColourClassifier, load_colours
 from modality_forcing.errors import UserError
 from modality_forcing.model.autoencoder import Autoencoder
 from modality_forcing.model.build import build_transformer
@@ -56,6 +58,7 @@ class Built:
         model: its weights and which of them train.
         teach: the text-to-image model of self-distillation; None without.
         reader: the model that reads depth from pictures; None without.
+        judge: says what the model's own pictures show; None without.
         estimator: the frozen transformer whose depth is refined; None in all stages but that.
         grown: whether it was just grown from a text-to-image model.
     """
@@ -63,6 +66,7 @@ class Built:
     model: nn.Module
     teach: Teach | None = None
     reader: Reader | None = None
+    judge: ColourClassifier | None = None
     estimator: nn.Module | None = None
     grown: bool = False
 
@@ -117,7 +121,8 @@ def build(config: TrainConfig, world: World, *, resuming: bool) -> Built:
     has_dropout = config.lora.rank > 0 and config.lora.dropout > 0
     prepare_blocks(model, config.parallel, has_dropout=has_dropout)
     place(model, config.parallel, config.batch, config.precision, world)
-    return Built(model, teach, reader, grown=grown and not resuming)
+    judge = _build_judge(config, world) if config.stage == "forcing" and config.forcing.judge else None
+    return Built(model, teach, reader, judge, grown=grown and not resuming)
 
 
 def _distills(config: TrainConfig) -> bool:
@@ -225,6 +230,17 @@ def _build_reader(config: TrainConfig, world: World) -> Reader:
     refiner = None if _is_run(source) else open_checkpoint(source).load_refiner(world.device)
     half = autocasts(config.precision, world.device)
     return Reader(transformer, refiner and refiner.requires_grad_(False), config.model, half=half)
+
+
+def _build_judge(config: TrainConfig, world: World) -> ColourClassifier:
+    """Small, so whole everywhere."""
+    judge = load_colours(Path(config.forcing.judge).expanduser())
+    if judge is None:
+        raise UserError(
+            f"forcing.judge is {config.forcing.judge}, which has no {COLOURS_FILE};"
+            " recipes/lowpoly/colours.py trains one"
+        )
+    return judge.to(world.device)
 
 
 def _build_frozen(

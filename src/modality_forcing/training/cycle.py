@@ -16,16 +16,15 @@ from torch import Tensor, nn
 
 from modality_forcing.codecs.image import tokens_to_latents
 from modality_forcing.config import TrainConfig
-from modality_forcing.flow.guidance import Guidance, guided
+from modality_forcing.flow.guidance import Guidance
 from modality_forcing.flow.path import expand_level
-from modality_forcing.flow.sampler import sample
-from modality_forcing.flow.schedule import Schedule, depth_to_image_schedule
+from modality_forcing.flow.schedule import depth_to_image_schedule
 from modality_forcing.training import randomness
 from modality_forcing.training.encoding import Encoders
 from modality_forcing.training.noisy import Noisy
+from modality_forcing.training.painting import at_least_one, painted_until
 from modality_forcing.training.randomness import generator_for
 from modality_forcing.training.reading import Reader
-from modality_forcing.types import PerModality
 
 Encode = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
 """Depth maps and what of them is known, (b, H, W), to clean tokens (b, N, P) and what of them counts."""
@@ -61,7 +60,7 @@ class Cycle:
         cycled = given & ~painted & (work.t_rgb.cpu() <= forcing.cycle_below) & (forcing.cycle_weight > 0)
         work.counts["cycle"] = (cycled | painted).float()
         # Sharded weights are gathered by all processes together: each asks once, for one sample at least.
-        asked = _some((whole | cycled).nonzero()[:, 0])
+        asked = at_least_one((whole | cycled).nonzero()[:, 0])
         read = self._ask(work.rgb0[asked], work, asked)
         work.cycled = asked[cycled[asked]]
         work.read = read[cycled[asked]]
@@ -80,26 +79,17 @@ class Cycle:
         work.rgb_weight[work.painted] = 0.0
         work.counts["rgb"] = work.counts["rgb"] * ~painted
 
-    @torch.no_grad()
     def paint(self, model: nn.Module, work: Noisy) -> None:
         """Put the model's own noisy pictures of the given depth in place of the painted samples'."""
         if not work.node:
             return
-        items = _some(work.painted)
-        text, noise = work.text[items], work.depth_noise[items]
-        null = self.encoders.empty_text
+        items = at_least_one(work.painted)
         d = self.config.model.sampler
         guidance = Guidance(d.guidance_of("d2i"), d.guidance_depth, parallel=d.guidance_parallel)
-
-        def forward(x: PerModality[Tensor], tokens: Tensor, t: PerModality[Tensor]) -> PerModality[Tensor]:
-            rgb, depth = model(x.rgb, x.depth, tokens, work.rope, t.rgb, t.depth)
-            return PerModality(rgb=rgb, depth=depth)
-
-        flow = self.config.model.flow
-        predict = guided(forward, text, null, guidance, noise, flow.rgb_prediction)
-        part = Schedule(self.schedule.rgb[: work.node + 1], self.schedule.depth[: work.node + 1])
-        start = PerModality(rgb=work.rgb_noise[items], depth=work.depth_t[items])
-        found = sample(predict, start, part, flow).rgb
+        found = painted_until(
+            model, work, items, self.schedule, work.node, guidance, self.encoders.empty_text,
+            self.config.model.flow,
+        ).rgb  # fmt: skip
         if len(work.painted):
             work.rgb_t[items] = found
 
@@ -112,7 +102,7 @@ class Cycle:
         out = torch.zeros(len(velocity), device=velocity.device)
         if not self.config.forcing.cycle_weight:
             return out
-        items = _some(torch.cat([work.cycled, work.painted]))
+        items = at_least_one(torch.cat([work.cycled, work.painted]))
         clean = work.rgb_t[items] - expand_level(work.t_rgb[items], velocity) * velocity[items]
         read = self._ask(clean, work, items)
         count = len(work.cycled)
@@ -137,8 +127,3 @@ class Cycle:
     def _ask(self, rgb: Tensor, work: Noisy, items: Tensor) -> Tensor:
         text = self.encoders.empty_text.expand(len(items), -1, -1)
         return self.reader(rgb, work.depth_noise[items], text, work.rope)
-
-
-def _some(items: Tensor) -> Tensor:
-    """The items, or the first sample where there is none."""
-    return items if len(items) else torch.zeros(1, dtype=torch.int64)

@@ -202,6 +202,12 @@ def estimate(config: TrainConfig, world: int = 1) -> Estimate:
         keeps = max(config.forcing.keep_rgb, config.forcing.keep_depth, config.forcing.keep_painted) > 0
         teacher_flops += (times * config.forcing.p_d2i + keeps) * forward_flops(model, sizes, tokens)
         teacher += frozen_bytes * _numbers(model)
+    if config.stage == "forcing" and config.forcing.worded:
+        # At most: captions without colours are left as they are.
+        passes = 1 + (config.model.sampler.guidance != 1)
+        worded = config.forcing.worded * (1 - config.forcing.p_i2d - config.forcing.p_d2i)
+        times = worded * passes * config.forcing.painted_steps / 2
+        teacher_flops += times * forward_flops(model, sizes, tokens)
     blocks = model.wrap_units()
     per_unit = tokens.all * sizes.hidden * per_process
     kept = ACTIVATION_BYTES * len(blocks)

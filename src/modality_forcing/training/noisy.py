@@ -35,6 +35,10 @@ class Noisy:
         read: what the reader reads in the given images, (b', N, P), of the samples ``cycled``, numbers (b',).
         painted: numbers (b'',) of the samples whose noisy image the model makes itself (``training.cycle``).
         node: of the sampler's schedule, up to which it does; 0: it makes none, on any process.
+        captions: of every sample, "" where it was dropped.
+        pairs: (thing, colour) pairs that the captions name, per sample (``training.words``).
+        worded: numbers (b'',) of the samples of text alone whose noisy image the model makes itself.
+        word_node: as ``node``, of the schedule of both modalities.
     """
 
     batch: Batch
@@ -60,3 +64,7 @@ class Noisy:
     cycled: Tensor = field(default_factory=lambda: torch.zeros(0, dtype=torch.int64))
     painted: Tensor = field(default_factory=lambda: torch.zeros(0, dtype=torch.int64))
     node: int = 0
+    captions: list[str] = field(default_factory=list)
+    pairs: list[list[tuple[str, str]]] = field(default_factory=list)
+    worded: Tensor = field(default_factory=lambda: torch.zeros(0, dtype=torch.int64))
+    word_node: int = 0

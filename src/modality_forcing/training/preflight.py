@@ -116,7 +116,7 @@ def _sources(stage: Stage) -> list[tuple[str, str]]:
     config = stage.config
     named = [("autoencoder", config.autoencoder)] if config.stage != "autoencoder" else []
     named += [("init", config.init), ("forcing.teacher", config.forcing.teacher)]
-    named += [("forcing.reader", config.forcing.reader)]
+    named += [("forcing.reader", config.forcing.reader), ("forcing.judge", config.forcing.judge)]
     named += [("refine.start", config.refine.start)]
     return [(name, path) for name, path in named if path]
 

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-LEVELS, TEXT, CROPS, RGB_NOISE, DEPTH_NOISE, CODE_NOISE, WEIGHTS, DROPOUT, READ = range(9)
+LEVELS, TEXT, CROPS, RGB_NOISE, DEPTH_NOISE, CODE_NOISE, WEIGHTS, DROPOUT, READ, WORDS = range(10)
 """What a number is for; each purpose has its own stream."""
 
 

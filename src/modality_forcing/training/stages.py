@@ -19,6 +19,7 @@ from modality_forcing.codecs.depth_latent import encode_latent_depth
 from modality_forcing.codecs.filling import fill_nearest
 from modality_forcing.codecs.positions import depth_ids, image_ids, text_ids
 from modality_forcing.config import TrainConfig
+from modality_forcing.data.lowpoly.colours import ColourClassifier
 from modality_forcing.flow.noise_levels import LogitNormal, PlateauLogitNormal, TaskMix
 from modality_forcing.flow.path import expand_level, interpolate, path_velocity
 from modality_forcing.losses import SumCount, distillation_loss, velocity_loss, x0_loss
@@ -32,6 +33,7 @@ from modality_forcing.training.noisy import Noisy, Teach
 from modality_forcing.training.randomness import generator_for, noise_for
 from modality_forcing.training.reading import Reader
 from modality_forcing.training.relative import relative_depth_loss
+from modality_forcing.training.words import Words
 
 
 class Stage(ABC):
@@ -161,8 +163,8 @@ class ImageStage(Stage):
         self.encoders = encoders
         self.weights = {"rgb": 1.0}
 
-    def text(self, batch: Batch, step: int, t: Tensor) -> Tensor:
-        """(b, T, C): each caption is replaced by "" with probability ``forcing.text_dropout``, or
+    def captions(self, batch: Batch, step: int, t: Tensor) -> list[str]:
+        """Each caption is replaced by "" with probability ``forcing.text_dropout``, or
         ``i2d_text_dropout`` where the image's level ``t`` (b,) is 0."""
         forcing = self.config.forcing
         draws = torch.rand(
@@ -171,8 +173,7 @@ class ImageStage(Stage):
         given = forcing.text_dropout if forcing.i2d_text_dropout is None else forcing.i2d_text_dropout
         chance = torch.where(t == 0, given, forcing.text_dropout)
         drop = (draws[batch.slots] < chance).tolist()
-        texts = ["" if dropped else text for text, dropped in zip(batch.captions, drop, strict=True)]
-        return self.encoders.text(texts)
+        return ["" if dropped else text for text, dropped in zip(batch.captions, drop, strict=True)]
 
     def prepare(self, batch: Batch, step: int) -> Noisy:
         """Latents, text, levels, noise."""
@@ -189,7 +190,8 @@ class ImageStage(Stage):
         """What both transformer stages do with the image."""
         latents = self.encoders.latents(batch)
         work = Noisy(batch, {})
-        work.text = self.text(batch, step, t)
+        work.captions = self.captions(batch, step, t)
+        work.text = self.encoders.text(work.captions)
         work.rgb0 = latents.flatten(2).transpose(1, 2)
         work.t_rgb = t.to(self.device)
         work.rgb_noise = noise_for(self.config.seed, step, randomness.RGB_NOISE, batch.slots, work.rgb0)
@@ -229,6 +231,7 @@ class ForcingStage(ImageStage):
         encoders: Encoders,
         teach: Teach | None = None,
         reader: Reader | None = None,
+        judge: ColourClassifier | None = None,
     ) -> None:
         super().__init__(config, device, encoders)
         self.teach = teach
@@ -240,6 +243,9 @@ class ForcingStage(ImageStage):
             self.weights["distill"] = float(config.forcing.distill_every)
         if self.cycle is not None:
             self.weights["cycle"] = config.forcing.cycle_weight
+        self.words = None if judge is None else Words(config, judge, encoders)
+        if self.words is not None:
+            self.weights["words"] = config.forcing.word_weight
         keeps = {name: getattr(config.forcing, name) for name in ("keep_rgb", "keep_depth", "keep_painted")}
         self.keeps = keeps if any(keeps.values()) else {}
         self.weights |= self.keeps
@@ -259,6 +265,9 @@ class ForcingStage(ImageStage):
         work.rope = self.rope(text_ids(work.text.shape[1]), image_ids(rows, cols), depth_ids(rows, cols))
         if self.cycle is not None:
             self.cycle.prepare(work, step)
+        if self.words is not None:
+            self.words.prepare(work, step)
+            valid = work.valid
         work.depth_t = self._noisy_depth(work, rows, cols)
         num_valid = valid.flatten(1).sum(dim=1).cpu().float()
         if config.forcing.depth_average == "samples":
@@ -272,7 +281,8 @@ class ForcingStage(ImageStage):
             work.taught = step % config.forcing.distill_every == 0
             work.counts["distill"] = work.counts["rgb"] * work.taught
         if self.keeps:
-            painted = torch.zeros(len(t_rgb), dtype=torch.bool).index_fill(0, work.painted, True)
+            own = torch.cat([work.painted, work.worded])
+            painted = torch.zeros(len(t_rgb), dtype=torch.bool).index_fill(0, own, True)
             work.counts["keep_rgb"] = (~is_i2d & ~painted).float()
             work.counts["keep_depth"] = (~is_d2i).float()
             work.counts["keep_painted"] = painted.float()
@@ -326,6 +336,8 @@ class ForcingStage(ImageStage):
         """Both heads' losses, the teacher's, and how far depth is off where the image was given."""
         if self.cycle is not None:
             self.cycle.paint(model, work)
+        if self.words is not None:
+            self.words.paint(model, work)
         target = self.teach(model, work) if self.teach is not None and work.taught else None
         rgb, depth = model(work.rgb_t, work.depth_t, work.text, work.rope, work.t_rgb, work.t_depth)
         out = {
@@ -342,6 +354,8 @@ class ForcingStage(ImageStage):
             out["distill"] = torch.zeros_like(out["rgb"])
         if self.cycle is not None:
             out["cycle"] = self.cycle.loss(self._velocity(rgb, work), work)
+        if self.words is not None:
+            out["words"] = self.words.loss(self._velocity(rgb, work), work)
         if self.keeps:
             out |= self._kept(rgb, depth, work)
         given = work.valid & (work.t_rgb == 0)[:, None, None]

@@ -147,7 +147,7 @@ class Trainer:
             return ImageStage(self.config, device, self.encoders)
         if built.estimator is not None:
             return RefinerStage(self.config, device, self.encoders, built.estimator)
-        return ForcingStage(self.config, device, self.encoders, built.teach, built.reader)
+        return ForcingStage(self.config, device, self.encoders, built.teach, built.reader, built.judge)
 
     # -- one step --------------------------------------------------------------------------------------
 

@@ -16,9 +16,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import interpolate
 
+from modality_forcing.data.lowpoly.networks import EMBEDDED, load_network, over_pictures, save_network
 from modality_forcing.data.lowpoly.scene import COLOUR_NAMES
 from modality_forcing.data.lowpoly.words import MATERIAL_WORDS, nouns, plural
-from modality_forcing.evaluation.classifier import EMBEDDED, load_network, over_pictures, save_network
 
 FILE = "colours.safetensors"
 SIDE = 128
