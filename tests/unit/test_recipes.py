@@ -65,6 +65,7 @@ def test_tiny_and_the_stages_of_lowpoly_are_there():
         "given",
         "painted",
         "kept",
+        "words",
     }
     onward = read_recipe(find_recipe("lowpoly/onward"), "runs/onward").stages
     assert [stage.config.init for stage in onward] == [
@@ -121,6 +122,10 @@ def test_tiny_and_the_stages_of_lowpoly_are_there():
     assert (kept.init, settled.init) == ("runs/begun", "runs/kept/kept")
     assert kept.forcing.reader == settled.forcing.reader == given.config.init
     assert settled.forcing.keep_depth > kept.forcing.keep_depth > 0 < settled.forcing.keep_painted
+    (words,) = (stage.config for stage in read_recipe(find_recipe("lowpoly/words"), "runs/words").stages)
+    assert (words.init, words.forcing.reader) == ("runs/kept/settled", kept.forcing.reader)
+    assert words.data == settled.data and words.forcing.keep_painted == settled.forcing.keep_painted
+    assert words.forcing.worded > 0 < words.forcing.word_weight
     for config in (longer, near):
         assert [source.weight for source in config.data.sources] == [0.6, 0.4]
         assert config.data.sensors == onward[0].config.data.sensors

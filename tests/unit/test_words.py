@@ -230,7 +230,8 @@ def test_micro_batches_change_nothing(config, tmp_path):
         ({"word_weight": 1.0, "worded": 0.5}, r"forcing\.word_weight"),
         ({"word_weight": 1.0, "judge": "x"}, r"forcing\.word_weight"),
         ({"word_weight": -1.0, "worded": 0.5, "judge": "x"}, r"forcing\.word_weight is -1\.0; it may not"),
-        ({"worded": 0.5, "judge": "x"}, r"forcing\.worded is 0\.5; it needs forcing\.word_weight"),
+        ({"worded": 0.5}, r"forcing\.worded is 0\.5; it needs forcing\.word_weight"),
+        ({"judge": "x"}, r"forcing\.judge is 'x'; it needs forcing\.word_weight"),
         ({"worded": 1.5, "word_weight": 1.0, "judge": "x"}, r"forcing\.worded is 1\.5; right is 0\.\.1"),
     ],
 )

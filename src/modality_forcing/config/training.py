@@ -249,8 +249,10 @@ class ForcingConfig:
         _require(bool(self.judge and (self.worded or self.painted)) or not self.word_weight,
                  "forcing.word_weight", self.word_weight,
                  "it needs forcing.judge, and forcing.worded or forcing.painted above 0")  # fmt: skip
-        _require(bool(self.word_weight) or not self.worded, "forcing.worded", self.worded,
-                 "it needs forcing.word_weight above 0")  # fmt: skip
+        for name in ("judge", "worded"):
+            value = getattr(self, name)
+            _require(bool(self.word_weight) or not value, f"forcing.{name}", value,
+                     "it needs forcing.word_weight above 0")  # fmt: skip
         _require(self.painted_steps >= 2, "forcing.painted_steps", self.painted_steps, "right is 2 or more")
         _require(self.distill_every >= 1, "forcing.distill_every", self.distill_every, "right is 1 or more")
         _require(self.p_i2d + self.p_d2i <= 1, "forcing.p_i2d + forcing.p_d2i", self.p_i2d + self.p_d2i,

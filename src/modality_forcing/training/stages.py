@@ -164,7 +164,7 @@ class ImageStage(Stage):
         self.weights = {"rgb": 1.0}
 
     def captions(self, batch: Batch, step: int, t: Tensor) -> list[str]:
-        """Each caption is replaced by "" with probability ``forcing.text_dropout``, or
+        """The batch's, each replaced by "" with probability ``forcing.text_dropout``, or
         ``i2d_text_dropout`` where the image's level ``t`` (b,) is 0."""
         forcing = self.config.forcing
         draws = torch.rand(

@@ -70,6 +70,8 @@ class Words:
 
     def paint(self, model: nn.Module, work: Noisy) -> None:
         """Put the model's own noisy pictures and depth in place of the chosen samples'."""
+        if not self.config.forcing.worded:
+            return
         found = painted_until(
             model, work, at_least_one(work.worded), self.schedule, work.word_node, self.guidance,
             self.encoders.empty_text, self.config.model.flow,
@@ -78,7 +80,8 @@ class Words:
             work.rgb_t[work.worded], work.depth_t[work.worded] = found.rgb, found.depth
 
     def loss(self, velocity: Tensor, work: Noisy) -> Tensor:
-        """(b,): how unlikely what the captions name is in the predicted clean images, by the judge.
+        """(b,): how unlikely what the captions name is in the predicted clean images, by the judge. It sees
+        them as squares.
 
         Args:
             velocity: (b, N, C), the image head's answer.
