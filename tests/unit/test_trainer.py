@@ -143,7 +143,8 @@ def test_text_dropout_is_as_often_as_asked_for(configs, tmp_path):
     config = replace(configs["t2i"], batch=12, forcing=ForcingConfig(text_dropout=0.25), remember=True)
     trainer = Trainer(config, tmp_path)
     batch = trainer.loader.load(0)[0]
-    texts = torch.cat([trainer.stage.text(batch, step, torch.ones(len(batch))) for step in range(60)])
+    captions = [trainer.stage.captions(batch, step, torch.ones(len(batch))) for step in range(60)]
+    texts = trainer.encoders.text([caption for captions_of_step in captions for caption in captions_of_step])
     dropped = (texts == trainer.encoders.empty_text).flatten(1).all(dim=1).float().mean()
     assert dropped == pytest.approx(0.25, abs=0.06)
 
