@@ -18,6 +18,7 @@ from modality_forcing.data.lowpoly.networks import EMBEDDED
 from modality_forcing.data.lowpoly.scene import COLOUR_NAMES
 from modality_forcing.errors import UserError
 from modality_forcing.flow.schedule import joint_schedule
+from modality_forcing.training.painting import expected_pictures
 from modality_forcing.training.trainer import Trainer
 from modality_forcing.training.words import FEW_CELLS, UNLIKELY, named_once, unlikeliness
 from shard_folders import toy_sample, write_samples
@@ -162,7 +163,7 @@ def test_the_judge_sees_the_decoded_picture(config, tmp_path):
     words.paint(trainer.model, work)
     with torch.no_grad():
         velocity = asked(trainer, work)[0].float()
-        found = words.loss(velocity, work)
+        found = words.loss(expected_pictures(velocity, work, trainer.encoders.autoencoder), work)
         clean = work.rgb_t - work.t_rgb[:, None, None] * velocity
         side = work.batch.images.shape[-1] // trainer.encoders.autoencoder.config.downscale
         images = decode_image(trainer.encoders.autoencoder, clean, side, side)
@@ -190,7 +191,8 @@ def test_the_pull_leads_to_what_is_named(config, tmp_path):
     optimizer, found = torch.optim.Adam([velocity], lr=0.1), []
     for _ in range(20):
         optimizer.zero_grad()
-        loss = words.loss(velocity, work).sum()
+        pictures = expected_pictures(velocity, work, trainer.encoders.autoencoder)
+        loss = words.loss(pictures, work).sum()
         loss.backward()
         optimizer.step()
         found.append(float(loss.detach()))

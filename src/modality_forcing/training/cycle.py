@@ -14,15 +14,13 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
-from modality_forcing.codecs.image import tokens_to_latents
 from modality_forcing.config import TrainConfig
 from modality_forcing.flow.guidance import Guidance
-from modality_forcing.flow.path import expand_level
 from modality_forcing.flow.schedule import depth_to_image_schedule
 from modality_forcing.training import randomness
 from modality_forcing.training.encoding import Encoders
 from modality_forcing.training.noisy import Noisy
-from modality_forcing.training.painting import at_least_one, painted_until
+from modality_forcing.training.painting import at_least_one, expected_latents, painted_until, set_apart
 from modality_forcing.training.randomness import generator_for
 from modality_forcing.training.reading import Reader
 
@@ -56,7 +54,8 @@ class Cycle:
         painted = whole & (painted_draws < forcing.painted)
         if forcing.painted:
             work.node = int(torch.randint(1, self.schedule.steps, (), generator=stream))
-            self._set_apart(work, painted)
+            work.painted = painted.nonzero()[:, 0]
+            set_apart(work, painted, self.schedule.rgb[work.node])
         cycled = given & ~painted & (work.t_rgb.cpu() <= forcing.cycle_below) & (forcing.cycle_weight > 0)
         work.counts["cycle"] = (cycled | painted).float()
         # Sharded weights are gathered by all processes together: each asks once, for one sample at least.
@@ -69,15 +68,6 @@ class Cycle:
             assert batch.images is not None
             maps = self.reader.maps(read[whole[asked]], batch.images[chosen].to(work.rgb0.device))
             work.depth0[chosen], work.valid[chosen] = self.encode(maps, torch.ones_like(maps).bool())
-
-    def _set_apart(self, work: Noisy, painted: Tensor) -> None:
-        """Painted samples are at the level of the node, and nothing of their image counts but the cycle."""
-        work.painted = painted.nonzero()[:, 0]
-        work.t_rgb = work.t_rgb.clone()
-        work.t_rgb[work.painted] = float(self.schedule.rgb[work.node])
-        work.rgb_weight = work.rgb_weight.clone()
-        work.rgb_weight[work.painted] = 0.0
-        work.counts["rgb"] = work.counts["rgb"] * ~painted
 
     def paint(self, model: nn.Module, work: Noisy) -> None:
         """Put the model's own noisy pictures of the given depth in place of the painted samples'."""
@@ -93,36 +83,27 @@ class Cycle:
         if len(work.painted):
             work.rgb_t[items] = found
 
-    def loss(self, velocity: Tensor, work: Noisy) -> Tensor:
+    def loss(self, velocity: Tensor, pictures: Tensor, work: Noisy) -> Tensor:
         """(b,): what is read in the predicted clean image against what is read in the real one.
 
         Args:
             velocity: (b, N, C), the image head's answer.
+            pictures: ``expected_pictures`` of it.
         """
         out = torch.zeros(len(velocity), device=velocity.device)
         if not self.config.forcing.cycle_weight:
             return out
         items = at_least_one(torch.cat([work.cycled, work.painted]))
-        clean = work.rgb_t[items] - expand_level(work.t_rgb[items], velocity) * velocity[items]
-        read = self._ask(clean, work, items)
+        read = self._ask(expected_latents(velocity, work, items), work, items)
         count = len(work.cycled)
         off = []
         if count:
             off.append(self.reader.difference(read[:count], work.read))
         if len(work.painted):
-            sharp = self._sharpened(read[count:], clean[count:], work)
+            sharp = self.reader.refined(read[count:], pictures[: len(work.painted)])
             off.append(self.reader.difference(sharp, work.depth0[work.painted]))
         off = off or [0 * read.flatten(1).sum(dim=1)]  # asked for its gathering only
         return out.index_put((items.to(out.device),), torch.cat(off))
-
-    def _sharpened(self, read: Tensor, clean: Tensor, work: Noisy) -> Tensor:
-        """Tokens (b, N, P) of the refined depth of decoded pictures; the gradient goes through to both."""
-        assert work.batch.images is not None
-        rows, cols = (
-            side // self.encoders.autoencoder.config.downscale for side in work.batch.images.shape[-2:]
-        )
-        images = self.encoders.autoencoder.decode(tokens_to_latents(clean, rows, cols))
-        return self.reader.refined(read, images)
 
     def _ask(self, rgb: Tensor, work: Noisy, items: Tensor) -> Tensor:
         text = self.encoders.empty_text.expand(len(items), -1, -1)

@@ -68,3 +68,8 @@ class Noisy:
     pairs: list[list[tuple[str, str]]] = field(default_factory=list)
     worded: Tensor = field(default_factory=lambda: torch.zeros(0, dtype=torch.int64))
     word_node: int = 0
+
+    @property
+    def own(self) -> Tensor:
+        """Numbers of the samples whose noisy image the model makes itself: ``painted``, then ``worded``."""
+        return torch.cat([self.painted, self.worded])

@@ -30,6 +30,7 @@ from modality_forcing.training.cycle import Cycle
 from modality_forcing.training.data import Batch
 from modality_forcing.training.encoding import Encoders
 from modality_forcing.training.noisy import Noisy, Teach
+from modality_forcing.training.painting import expected_pictures
 from modality_forcing.training.randomness import generator_for, noise_for
 from modality_forcing.training.reading import Reader
 from modality_forcing.training.relative import relative_depth_loss
@@ -267,9 +268,8 @@ class ForcingStage(ImageStage):
             self.cycle.prepare(work, step)
         if self.words is not None:
             self.words.prepare(work, step)
-            valid = work.valid
         work.depth_t = self._noisy_depth(work, rows, cols)
-        num_valid = valid.flatten(1).sum(dim=1).cpu().float()
+        num_valid = work.valid.flatten(1).sum(dim=1).cpu().float()
         if config.forcing.depth_average == "samples":
             work.depth_share = (1 / num_valid.clamp_min(1)).to(self.device)
             num_valid = (num_valid > 0).float()
@@ -281,8 +281,7 @@ class ForcingStage(ImageStage):
             work.taught = step % config.forcing.distill_every == 0
             work.counts["distill"] = work.counts["rgb"] * work.taught
         if self.keeps:
-            own = torch.cat([work.painted, work.worded])
-            painted = torch.zeros(len(t_rgb), dtype=torch.bool).index_fill(0, own, True)
+            painted = torch.zeros(len(t_rgb), dtype=torch.bool).index_fill(0, work.own, True)
             work.counts["keep_rgb"] = (~is_i2d & ~painted).float()
             work.counts["keep_depth"] = (~is_d2i).float()
             work.counts["keep_painted"] = painted.float()
@@ -352,10 +351,13 @@ class ForcingStage(ImageStage):
             )[0]  # fmt: skip
         elif "distill" in self.weights:
             out["distill"] = torch.zeros_like(out["rgb"])
-        if self.cycle is not None:
-            out["cycle"] = self.cycle.loss(self._velocity(rgb, work), work)
-        if self.words is not None:
-            out["words"] = self.words.loss(self._velocity(rgb, work), work)
+        if self.cycle is not None or self.words is not None:
+            velocity = self._velocity(rgb, work)
+            pictures = expected_pictures(velocity, work, self.encoders.autoencoder)
+            if self.cycle is not None:
+                out["cycle"] = self.cycle.loss(velocity, pictures, work)
+            if self.words is not None:
+                out["words"] = self.words.loss(pictures, work)
         if self.keeps:
             out |= self._kept(rgb, depth, work)
         given = work.valid & (work.t_rgb == 0)[:, None, None]

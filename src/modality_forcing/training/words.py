@@ -12,17 +12,15 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import interpolate
 
-from modality_forcing.codecs.image import tokens_to_latents
 from modality_forcing.config import TrainConfig
 from modality_forcing.data.lowpoly.colours import OBJECTS, SIDE, ColourClassifier, pairs_in
 from modality_forcing.data.lowpoly.scene import COLOUR_NAMES
 from modality_forcing.flow.guidance import Guidance
-from modality_forcing.flow.path import expand_level
 from modality_forcing.flow.schedule import joint_schedule
 from modality_forcing.training import randomness
 from modality_forcing.training.encoding import Encoders
 from modality_forcing.training.noisy import Noisy
-from modality_forcing.training.painting import at_least_one, painted_until
+from modality_forcing.training.painting import at_least_one, painted_until, set_apart
 from modality_forcing.training.randomness import generator_for
 
 FEW_CELLS = 12
@@ -58,12 +56,10 @@ class Words:
         named = torch.tensor([bool(pairs) for pairs in work.pairs])
         chosen = joint & named & (draws < forcing.worded)
         work.worded = items = chosen.nonzero()[:, 0]
-        work.t_rgb, work.t_depth = work.t_rgb.clone(), work.t_depth.clone()
-        work.t_rgb[items] = float(self.schedule.rgb[work.word_node])
+        set_apart(work, chosen, self.schedule.rgb[work.word_node])
+        work.t_depth = work.t_depth.clone()
         work.t_depth[items] = float(self.schedule.depth[work.word_node])
-        work.rgb_weight, work.valid = work.rgb_weight.clone(), work.valid.clone()
-        work.rgb_weight[items], work.valid[items] = 0.0, False
-        work.counts["rgb"] = work.counts["rgb"] * ~chosen
+        work.valid[items] = False
         judged = chosen.clone()
         judged[work.painted] = named[work.painted]
         work.counts["words"] = judged.float()
@@ -79,21 +75,19 @@ class Words:
         if len(work.worded):
             work.rgb_t[work.worded], work.depth_t[work.worded] = found.rgb, found.depth
 
-    def loss(self, velocity: Tensor, work: Noisy) -> Tensor:
-        """(b,): how unlikely what the captions name is in the predicted clean images, by the judge. It sees
-        them as squares.
+    def loss(self, pictures: Tensor, work: Noisy) -> Tensor:
+        """(b,): how unlikely what the captions name is in the pictures that the model expects, by the judge.
+        It sees them as squares.
 
         Args:
-            velocity: (b, N, C), the image head's answer.
+            pictures: ``expected_pictures``.
         """
-        items = work.counts["words"].nonzero()[:, 0]
-        out = torch.zeros(len(velocity), device=velocity.device)
+        judged = work.counts["words"][work.own] > 0
+        items = work.own[judged]
+        out = torch.zeros(len(work.rgb_t), device=pictures.device)
         if not len(items):
             return out
-        assert work.batch.images is not None
-        clean = work.rgb_t[items] - expand_level(work.t_rgb[items], velocity) * velocity[items]
-        rows, cols = (s // self.encoders.autoencoder.config.downscale for s in work.batch.images.shape[-2:])
-        pictures = self.encoders.autoencoder.decode(tokens_to_latents(clean, rows, cols))
+        pictures = pictures[judged]
         if pictures.shape[-2:] != (SIDE, SIDE):
             pictures = interpolate(pictures, (SIDE, SIDE), mode="area")
         things, hues = self.judge(pictures)
