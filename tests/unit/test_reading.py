@@ -7,14 +7,13 @@ from itertools import pairwise
 
 import pytest
 import torch
-from trainers import differing, measured
+from trainers import differing, measured, small_refiner
 
 from modality_forcing.codecs.depth import patchify, unpatchify
 from modality_forcing.codecs.image import decode_image
-from modality_forcing.config import DepthConfig, ForcingConfig, ParallelConfig, RefinerConfig, from_dict
+from modality_forcing.config import DepthConfig, ForcingConfig, ParallelConfig, from_dict
 from modality_forcing.errors import UserError
 from modality_forcing.flow.schedule import depth_to_image_schedule
-from modality_forcing.model.refiner import DepthRefiner
 from modality_forcing.presets import TINY
 from modality_forcing.training.painting import expected_pictures
 from modality_forcing.training.reading import Reader
@@ -37,13 +36,6 @@ def with_forcing(config, **changes):
 
 def painting(config, **changes):
     return with_forcing(config, **{"painted": 1.0, "painted_steps": 4, **changes})
-
-
-def small_refiner():
-    """With something to say from the start."""
-    refiner = DepthRefiner(RefinerConfig(widths=(8, 16, 16, 24), blocks=(1, 1, 1, 1), norm_groups=4))
-    torch.nn.init.normal_(refiner.conv_out.weight, std=0.05)
-    return refiner
 
 
 def prepared(trainer, step=0):

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from trainers import differing, everything, measured
+from trainers import differing, everything, measured, small_refiner
 
 from modality_forcing.codecs.image import decode_image
 from modality_forcing.config import DataConfig, ForcingConfig, ParallelConfig, SourceConfig
@@ -181,6 +181,33 @@ def test_pictures_of_given_depth_are_judged_too(config, tmp_path):
     assert len(work.painted) == 4 and not len(work.worded)
     assert (work.counts["words"] > 0).tolist() == [bool(pairs) for pairs in work.pairs]
     assert measured(trainer).means["words"] > 0
+
+
+def test_both_judges_see_the_pictures_of_their_samples(config, tmp_path):
+    """Given depth and text alone in one batch: each sample's losses are those of its own decoded picture."""
+    reading = {"reader": config.init, "d2i_read": 1.0, "cycle_weight": 1.0, "painted": 1.0}
+    trainer = Trainer(with_forcing(config, p_d2i=0.5, **reading), tmp_path)
+    words, cycle = trainer.stage.words, trainer.stage.cycle
+    cycle.reader.refiner = small_refiner()
+    works = (prepared(trainer, step) for step in range(20))
+    work = next(w for w in works if len(w.painted) > 1 and len(w.worded) and w.painted.max() > w.worded.min())
+    with torch.no_grad():
+        velocity = torch.randn(work.rgb_t.shape, generator=torch.Generator().manual_seed(2))
+        pictures = expected_pictures(velocity, work, trainer.encoders.autoencoder)
+        named, drawn = words.loss(pictures, work), cycle.loss(velocity, pictures, work)
+        for i in range(len(velocity)):
+            clean = work.rgb_t[[i]] - work.t_rgb[i] * velocity[[i]]
+            side = work.batch.images.shape[-1] // trainer.encoders.autoencoder.config.downscale
+            image = decode_image(trainer.encoders.autoencoder, clean, side, side)
+            things, hues = words.judge(
+                image.repeat_interleave(SIDE // 32, -1).repeat_interleave(SIDE // 32, -2)
+            )
+            expected = unlikeliness(things[0], hues[0], work.pairs[i]) if work.pairs[i] else torch.zeros(())
+            torch.testing.assert_close(named[i], expected, rtol=1e-3, atol=1e-4)
+            sharp = cycle.reader.refined(cycle._ask(clean, work, torch.tensor([i])), image)
+            expected = cycle.reader.difference(sharp, work.depth0[[i]])[0]
+            expected = expected if i in work.painted.tolist() else torch.zeros(())
+            torch.testing.assert_close(drawn[i], expected, rtol=1e-3, atol=1e-4)
 
 
 def test_the_pull_leads_to_what_is_named(config, tmp_path):

@@ -1,9 +1,11 @@
-"""Looking into a trainer: its tensors, and the losses of a step without training."""
+"""Looking into a trainer: its tensors, the losses of a step without training; and a refiner to read with."""
 
 from __future__ import annotations
 
 import torch
 
+from modality_forcing.config import RefinerConfig
+from modality_forcing.model.refiner import DepthRefiner
 from modality_forcing.training.trainer import Trainer
 
 
@@ -25,3 +27,10 @@ def differing(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> list[st
 def measured(trainer: Trainer, step: int = 0):
     """The losses of a step, without training."""
     return trainer.losses(trainer.loader.load(step), step)
+
+
+def small_refiner() -> DepthRefiner:
+    """With something to say from the start."""
+    refiner = DepthRefiner(RefinerConfig(widths=(8, 16, 16, 24), blocks=(1, 1, 1, 1), norm_groups=4))
+    torch.nn.init.normal_(refiner.conv_out.weight, std=0.05)
+    return refiner
