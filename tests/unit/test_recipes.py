@@ -66,6 +66,9 @@ def test_tiny_and_the_stages_of_lowpoly_are_there():
         "painted",
         "kept",
         "words",
+        "outlines",
+        "closer",
+        "steady",
     }
     onward = read_recipe(find_recipe("lowpoly/onward"), "runs/onward").stages
     assert [stage.config.init for stage in onward] == [
@@ -126,6 +129,26 @@ def test_tiny_and_the_stages_of_lowpoly_are_there():
     assert (words.init, words.forcing.reader) == ("runs/kept/settled", kept.forcing.reader)
     assert words.data == settled.data and words.forcing.keep_painted == settled.forcing.keep_painted
     assert words.forcing.worded > 0 < words.forcing.word_weight
+    outlines, coloured, closer, steady = (
+        stage.config
+        for name in ("outlines", "closer", "steady")
+        for stage in read_recipe(find_recipe(f"lowpoly/{name}"), f"runs/{name}").stages
+    )
+    assert [config.init for config in (outlines, coloured, closer, steady)] == [
+        "runs/half",
+        "runs/outlines/outlines",
+        "runs/both",
+        "runs/between",
+    ]
+    assert [config.forcing.judge for config in (outlines, coloured, closer, steady)] == [
+        "",
+        words.forcing.judge,
+        "",
+        words.forcing.judge,
+    ]
+    assert closer.forcing == outlines.forcing and steady.data == outlines.data == words.data
+    assert 0 < steady.forcing.word_weight == coloured.forcing.word_weight < words.forcing.word_weight
+    assert steady.forcing.keep_depth > outlines.forcing.keep_depth == words.forcing.keep_depth
     for config in (longer, near):
         assert [source.weight for source in config.data.sources] == [0.6, 0.4]
         assert config.data.sensors == onward[0].config.data.sensors
