@@ -1,8 +1,8 @@
 """``python recipes/lowpoly/world_sheet.py [FOLDER]``: the pictures of the world in docs/images.
 
 ``world.png``: 48 samples of the test split (RGB | depth | normals | long caption), the first three or four of
-every place in the order of their seeds. ``places.png``: the first of every place, RGB | depth. Nothing is
-picked.
+every place in the order of their seeds. ``places.png``: the first of every place, RGB | depth. ``close.png``:
+the first 20 of the split "close", RGB | depth. Nothing is picked.
 """
 
 from __future__ import annotations
@@ -78,22 +78,28 @@ def draw_world(samples: list[Sample]) -> Image.Image:
     return sheet
 
 
-def draw_places(samples: list[Sample]) -> Image.Image:
-    """The first sample of each place, five in a row."""
-    first = {sample.meta["place"]: sample for sample in reversed(samples)}
-    pictures = [panels(first[place], normals=False) for place in PLACES]
+def draw_pairs(samples: list[Sample]) -> Image.Image:
+    """RGB and depth of samples, five in a row."""
+    pictures = [panels(sample, normals=False) for sample in samples]
     width, height = 2 * TILE + GAP, TILE + GAP
-    sheet = Image.new("RGB", (5 * width + GAP, len(pictures) // 5 * height + GAP), "white")
+    sheet = Image.new("RGB", (5 * width + GAP, -(-len(pictures) // 5) * height + GAP), "white")
     for i, picture in enumerate(pictures):
         sheet.paste(Image.fromarray(picture), (GAP + i % 5 * width, GAP + i // 5 * height))
     return sheet
 
 
 def main(folder: Path) -> None:
-    """Render and write both pictures."""
+    """Render and write the pictures."""
     samples = [make_sample(seed, TILE, TILE, supersample=3) for seed in seeds()]
+    first = {sample.meta["place"]: sample for sample in reversed(samples)}
+    close = [make_sample(split_seed("close", i), TILE, TILE, supersample=3) for i in range(20)]
+    sheets = {
+        "world.png": draw_world(samples),
+        "places.png": draw_pairs([first[place] for place in PLACES]),
+        "close.png": draw_pairs(close),
+    }
     folder.mkdir(parents=True, exist_ok=True)
-    for name, sheet in (("world.png", draw_world(samples)), ("places.png", draw_places(samples))):
+    for name, sheet in sheets.items():
         sheet.save(folder / name, optimize=True)
         size = (folder / name).stat().st_size
         print(f"{folder / name}: {sheet.width} x {sheet.height}, {size / 1e6:.2f} MB")

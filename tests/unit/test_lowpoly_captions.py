@@ -165,7 +165,7 @@ def _report(answers: list[tuple[list[str], Counter, int, int]]) -> Counter:
 
 
 def test_captions_are_true() -> None:
-    _report([_check(split_seed("val", i)) for i in range(40)])
+    _report([_check(split_seed(split, i)) for split in ("val", "close") for i in range(40)])
 
 
 @pytest.mark.slow

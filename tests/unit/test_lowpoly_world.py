@@ -117,8 +117,25 @@ def test_an_object_asked_for_finds_room_in_the_end(split: str, monkeypatch: pyte
     assert wanted & {t.name for t in scene.objects}
 
 
+def test_close_views_are_close() -> None:
+    """Things fill them and the nearest is near; training may see every pair; the words say what it is."""
+    boxes, nearest = 0, {"train": [], "close": []}
+    for i in range(40):
+        scene = make_scene(split_seed("close", i))
+        assert not {(scene.place, t.name) for t in scene.objects} & PAIRS
+    for i in range(20):
+        for split, depths in nearest.items():
+            sample = make_sample(split_seed(split, i), 64, 64, supersample=1)
+            depths.append(np.median(sample.depth))
+        assert all("close view of a" in caption for caption in sample.captions)
+        boxes += any(t["name"] == "box" and t["pixels"] > 0.15 * 64 * 64 for t in sample.meta["objects"])
+        assert np.isfinite(sample.depth).mean() > 0.5 and sample.depth.min() > 0.05
+    assert np.median(nearest["close"]) < 0.5 * np.median(nearest["train"])
+    assert boxes >= 4
+
+
 def test_splits_are_disjoint() -> None:
-    assert set(SPLITS) == {"train", "val", "test", "combination", "visitors"}
+    assert set(SPLITS) == {"train", "val", "test", "combination", "visitors", "close"}
     ranges = sorted((split_seed(s, 0), split_seed(s, 2**40 - 1)) for s in SPLITS)
     assert all(a[1] < b[0] for a, b in pairwise(ranges))
     with pytest.raises(UserError, match="combination"):

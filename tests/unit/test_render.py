@@ -140,10 +140,14 @@ def test_casters_find_the_nearest_and_respect_the_reach() -> None:
     reach = torch.full((count,), 0.8)
     free = caster.free(vector[0], vector[1], reach, scene).numpy()
     assert (free != (best > 0.8)).mean() < 0.005 and 0.02 < (~free).mean() < 0.9
-    assert len(caster.closest(*[tuple(x[:0] for x in v) for v in vector], None)) == 0
+    none = tuple(x[:0] for x in vector[0])
+    assert len(caster.closest(none, none, None)) == 0
+    toward_the_sun = tuple(x[:1] for x in vector[1])  # common to all rays, even to none
+    assert len(caster.free(none, toward_the_sun, None, None)) == 0
     if importlib.util.find_spec("embreex"):
         one = EmbreeCaster(Geometry([small_scene()], torch.device("cpu")))
         np.testing.assert_array_equal(one.free(*vector, reach, None).numpy(), free)
+        assert len(one.free(none, toward_the_sun, None, None)) == 0
 
 
 @pytest.mark.parametrize("backend", ["torch", pytest.param("embree", marks=needs_embree)])

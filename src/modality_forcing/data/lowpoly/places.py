@@ -9,11 +9,12 @@ import numpy as np
 
 from modality_forcing.data.lowpoly import indoor, outdoor_places, towns
 from modality_forcing.data.lowpoly.camera import FOV, draw_view
+from modality_forcing.data.lowpoly.closeups import Motif, close_faults, draw_close_view, draw_motif
 from modality_forcing.data.lowpoly.glance import Glance, glance
-from modality_forcing.data.lowpoly.guests import GUESTS, HELD_OUT, visit
+from modality_forcing.data.lowpoly.guests import GUESTS, HELD_OUT, clutter, visit
 from modality_forcing.data.lowpoly.relations import FLAT
 from modality_forcing.data.lowpoly.scene import Builder, Scene
-from modality_forcing.data.lowpoly.seeds import has_visitor, is_combination
+from modality_forcing.data.lowpoly.seeds import has_visitor, is_close, is_combination
 
 GRAMMAR: dict[str, Callable[[Builder], None]] = {
     "kitchen": indoor.kitchen, "living room": indoor.living_room, "bedroom": indoor.bedroom,
@@ -22,6 +23,7 @@ GRAMMAR: dict[str, Callable[[Builder], None]] = {
     "desert": outdoor_places.desert, "mountains": outdoor_places.mountains, "village": towns.village,
     "castle": towns.castle, "beach": outdoor_places.beach, "harbour": towns.harbour,
 }  # fmt: skip
+ROOMS = tuple(GRAMMAR)[:6]
 # What makes a place recognisable: each row is (names, least share of the picture); all rows must hold.
 # "water" and "ground" are surfaces, "*" any object.
 MARKS: dict[str, tuple[tuple[tuple[str, ...], float], ...]] = {
@@ -89,15 +91,20 @@ def make_scene(seed: int, place: str | None = None) -> Scene:
     Scenes and cameras are drawn until a coarse look (``glance``) shows the place clearly; after ``TRIES``
     looks the best one stands, and where an object asked for has not found room by then, more are drawn.
     Seeds of the split "combination" (``seeds``) hold one held-out object in clear view; no other seed holds
-    one at all. Those of the split "visitors" hold an allowed guest in the same way.
+    one at all. Those of the split "visitors" hold an allowed guest in the same way. Those of the split
+    "close" are seen from near (``closeups``), seven in ten of them in rooms.
     """
     rng = np.random.default_rng([20, seed])
     drawn = list(GRAMMAR)[int(rng.integers(len(GRAMMAR)))]
+    close = is_close(seed)
+    if close and rng.random() < 0.5:
+        drawn = ROOMS[int(rng.integers(len(ROOMS)))]
     name = place or drawn
     fov = FOV[0] + (FOV[1] - FOV[0]) * float(rng.random())
     held = str(rng.choice(HELD_OUT[name])) if is_combination(seed) else None
     asked = str(rng.choice(GUESTS[name])) if has_visitor(seed) else held
     banned = frozenset(HELD_OUT[name]) - {held}
+    wanted = 0
     best: tuple[float, Scene] | None = None
     for attempt in count():
         if best is not None and attempt >= TRIES * (4 if asked else 1):
@@ -105,20 +112,27 @@ def make_scene(seed: int, place: str | None = None) -> Scene:
         if attempt % 3 == 0:
             builder = Builder(np.random.default_rng([22, seed, attempt]), name, banned)
             GRAMMAR[name](builder)
-            wanted = visit(builder, asked)
-            if asked and not wanted:
-                continue
-        elif asked and not wanted:
+            motif: Motif | None = None
+            if close:
+                motif = draw_motif(builder)
+                clutter(builder)
+            else:
+                wanted = visit(builder, asked)
+        if (close and motif is None) or (asked and not wanted):
             continue
         assert builder.stage is not None
         target = None
         if wanted and builder.p(0.8):
             spot = builder.objects[wanted - 1].position
             target = (spot[0] * builder.flip, spot[1], spot[2] + 0.4)
-        draw_view(builder, builder.stage, fov, target)
+        if motif is None:
+            draw_view(builder, builder.stage, fov, target)
+        else:
+            draw_close_view(builder, motif, fov)
         scene = builder.scene()
-        scene.facts.update(clutter=builder.clutter, attempt=attempt, held_out=held or "")
-        faults = _faults(scene, glance(scene), wanted)
+        scene.facts.update(clutter=builder.clutter, attempt=attempt, held_out=held or "", close=close)
+        seen = glance(scene)
+        faults = _faults(scene, seen, wanted) if motif is None else close_faults(scene, seen, motif)
         if best is None or faults < best[0]:
             best = (faults, scene)
         if faults == 0.0:

@@ -71,9 +71,15 @@ def _embree() -> object:
     return EmbreeDevice()
 
 
+def ray_count(origin: Vec, direction: Vec) -> int:
+    """Number of rays; coordinates of length 1 are common to all rays, of which there may be none."""
+    lengths = {len(x) for x in (*origin, *direction)}
+    return 0 if 0 in lengths else max(lengths)
+
+
 def _rows(origin: Vec, direction: Vec) -> tuple[np.ndarray, np.ndarray]:
     """Embree's layout, (N, 3) float32 each; coordinates common to all rays are spread."""
-    out = torch.empty(2, max(len(x) for x in (*origin, *direction)), 3)
+    out = torch.empty(2, ray_count(origin, direction), 3)
     for k, vector in enumerate((origin, direction)):
         for axis in range(3):
             out[k, :, axis] = vector[axis]

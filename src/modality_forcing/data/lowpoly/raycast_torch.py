@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from modality_forcing.data.lowpoly.geometry import Geometry
+from modality_forcing.data.lowpoly.raycast import ray_count
 from modality_forcing.data.lowpoly.shading import Vec, pick
 
 PACKET = 64
@@ -74,7 +75,7 @@ class TorchCaster:
 
     def _cast(self, origin: Vec, direction: Vec, reach: Tensor | None, scene: Tensor | None) -> Tensor:
         """The nearest triangle within reach of every ray, int32 (N,), -1 for none."""
-        count = max(len(x) for x in (*origin, *direction))
+        count = ray_count(origin, direction)
         if count == 0:
             return torch.zeros(0, dtype=torch.int32, device=self.device)
         rays, which = self._packets(count, scene)

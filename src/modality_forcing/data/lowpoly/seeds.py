@@ -5,7 +5,7 @@ from __future__ import annotations
 from modality_forcing.errors import UserError
 
 SPAN = 1 << 40
-SPLITS = {"train": 0, "val": 1, "test": 2, "combination": 3, "visitors": 4}
+SPLITS = {"train": 0, "val": 1, "test": 2, "combination": 3, "visitors": 4, "close": 5}
 
 
 def split_seed(split: str, index: int) -> int:
@@ -29,3 +29,8 @@ def has_visitor(seed: int) -> bool:
 def is_combination(seed: int) -> bool:
     """True for seeds of the split whose scenes hold a pair of place and object never seen in training."""
     return seed // SPAN == SPLITS["combination"]
+
+
+def is_close(seed: int) -> bool:
+    """True for seeds of the training split whose cameras stand close to things (``closeups``)."""
+    return seed // SPAN == SPLITS["close"]
