@@ -29,7 +29,8 @@ def make(
     count: Annotated[int, typer.Option("--count", "-n", metavar="N", help="Samples in all.")] = 1000,
     size: Annotated[int, typer.Option(metavar="PIXELS", help="Side of the square pictures.")] = 128,
     split: Annotated[
-        str, typer.Option(metavar="train|visitors|close|val|test|combination", help="Splits never share a seed.")
+        str,
+        typer.Option(metavar="train|visitors|close|val|test|combination", help="Splits never share a seed."),
     ] = "train",
     start: Annotated[int, typer.Option(metavar="N", help="First sample of the split.")] = 0,
     shard_size: Annotated[int, typer.Option(metavar="N", help="Samples per shard.")] = 500,

@@ -26,7 +26,7 @@ from modality_forcing.presets import model_preset
 RUN = "{run}"
 _STAGE_NAME = re.compile(r"[a-z0-9][a-z0-9_-]{0,39}")
 _TAKEN = ("model", "data", "samples", "checkpoints")  # what a run keeps beside its stages
-_SPLITS = ("visitors", "close", "val", "test", "combination")  # made under such a name, data is of that split
+_SPLITS = ("visitors", "close", "val", "test", "combination")  # data of such a name is of that split
 _TABLES = to_dict(TrainConfig())
 
 

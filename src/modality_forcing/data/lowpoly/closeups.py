@@ -1,7 +1,8 @@
-"""Close views: an open box with things in it or a handful of things, from near, or a look down at furniture.
+"""Close views: an open box with things in it or a handful of things, from near, a look down, a long lens.
 
 In the other splits a camera stands back so that the place can be recognised. Pictures of real sensors often
-do not: a bin, a shelf or a table top fills them, and the nearest point is not the floor at the lower border.
+do not: a bin, a shelf or a table top fills them, or the view is so narrow that it starts in the middle of the
+room, and the nearest point is not the floor at the lower border.
 """
 
 from __future__ import annotations
@@ -23,13 +24,16 @@ LOOSE = ("ball", "box", "cone", "cylinder", "pyramid", "ring", "capsule", "vase"
 """Kinds of small things that can be made in any size."""
 ROOMY = 0.45
 """A top narrower than this (metres) carries no still life."""
+LONG = (14.0, 40.0)
+"""Horizontal field of view of a long lens in degrees; the other views have the world's (``camera.FOV``)."""
 
 
 @dataclass(frozen=True)
 class Motif:
-    """What a close view shows: its middle (builder's frame), width, depth, height (metres) and front (radians).
+    """What a close view shows: middle (builder's frame), width, depth, height (metres) and front (radians).
 
-    ``ids`` are the objects that belong to it; a look down at one thing of the place has that one alone.
+    ``ids`` are the objects that belong to it; a look at one thing of the place has that one alone. ``look``
+    is "near", "down" (from above) or "long" (through a long lens, from where a camera stands otherwise).
     """
 
     x: float
@@ -40,7 +44,7 @@ class Motif:
     height: float
     yaw: float
     ids: frozenset[int]
-    down: bool = False
+    look: str = "near"
 
 
 def _slab(b: Builder, x: float, y: float, z: float, size: float) -> None:
@@ -121,22 +125,25 @@ def _still_life(b: Builder, x: float, y: float, z: float, w: float, yaw: float) 
     for _ in range(int(b.rng.integers(1, 4) if boxed else b.rng.integers(5, 10))):
         angle, far = b.u(0, 2 * math.pi), b.u(0.7, 1.2) if boxed else b.u(0.0, 0.6)
         size = w * b.u(0.18, 0.5)
-        b.place_free(partial(_thing, b, x + far * w * math.cos(angle), y + far * d * math.sin(angle), z, size), 0.0)
+        b.place_free(
+            partial(_thing, b, x + far * w * math.cos(angle), y + far * d * math.sin(angle), z, size), 0.0
+        )
     ids = frozenset(range(first + 1, len(b.objects) + 1))
     return Motif(x, y, z, w, d, h if boxed else 0.5 * w, yaw, ids) if len(ids) > 2 else None
 
 
 def draw_motif(b: Builder) -> Motif | None:
-    """Put a still life on a free top or on the ground, or choose a thing to look down at; None: no room."""
+    """Put a still life on a free top or on the ground, or choose a thing of the place; None: no room."""
     assert b.stage is not None
-    if b.p(0.35):
+    if b.p(0.6):
         names = [t for t in b.objects if t.name not in FLAT and t.name not in HUGE]
         if not names:
             return None
         thing = b.pick(names)
         x, y, z = thing.position
         size = b.u(0.8, 1.6)
-        return Motif(x * b.flip, y, z, size, size, 0.8, b.u(-1.0, 1.0), frozenset((thing.id,)), down=True)
+        look = "down" if b.p(0.35) else "long"
+        return Motif(x * b.flip, y, z, size, size, 0.8, b.u(-1.0, 1.0), frozenset((thing.id,)), look)
     tops = [s for s in b.surfaces if min(s.w, s.d) >= ROOMY and s.z < 1.3]
     if tops and b.p(0.6):
         top = b.pick(tops)
@@ -153,21 +160,26 @@ def draw_motif(b: Builder) -> Motif | None:
 
 
 def draw_close_view(b: Builder, motif: Motif, fov: float) -> None:
-    """Draw a camera before ``motif``: it fills about half to more than all of the picture's width."""
+    """Draw a camera before ``motif``: a still life fills half to more than all of the width."""
     assert b.stage is not None
-    half = math.tan(math.radians(fov) / 2)
-    far = motif.width / (2 * b.u(0.3, 0.7) * half) if motif.down else motif.width / (2 * b.u(0.5, 1.2) * half)
-    far += motif.depth / 2
-    around = motif.yaw + b.u(-0.8, 0.8)
-    up = b.u(0.15, 1.0) if motif.down else 0.85 * b.u(0, 1) ** 1.5
-    x = motif.x + far * math.cos(up) * math.sin(around)
-    y = motif.y - far * math.cos(up) * math.cos(around)
+    stand, floor = b.stage.stand, b.stage.floor
     tx, ty = (v + b.u(-0.2, 0.2) * motif.width for v in (motif.x, motif.y))
     tz = motif.z + motif.height * b.u(0.2, 0.8)
-    stand, floor = b.stage.stand, b.stage.floor
-    x = min(max(x, min(stand[0], floor[0])), max(stand[1], floor[1]))
-    y = min(max(y, min(stand[2], floor[2])), max(stand[3], floor[3]))
-    z = max(tz + far * math.sin(up), b.stage.under + 0.1)
+    if motif.look == "long":
+        fov = b.u(*LONG)
+        x, y = b.u(stand[0], stand[1]), b.u(stand[2], stand[3])
+        z = b.stage.under + b.u(b.stage.low, b.stage.high)
+    else:
+        down = motif.look == "down"
+        fill = b.u(0.6, 1.4) if down else b.u(1.0, 2.4)
+        far = motif.width / (fill * math.tan(math.radians(fov) / 2)) + motif.depth / 2
+        around = motif.yaw + b.u(-0.8, 0.8)
+        up = b.u(0.15, 1.0) if down else 0.85 * b.u(0, 1) ** 1.5
+        x = motif.x + far * math.cos(up) * math.sin(around)
+        y = motif.y - far * math.cos(up) * math.cos(around)
+        x = min(max(x, min(stand[0], floor[0])), max(stand[1], floor[1]))
+        y = min(max(y, min(stand[2], floor[2])), max(stand[3], floor[3]))
+        z = max(tz + far * math.sin(up), b.stage.under + 0.1)
     if "wall" in b.facts:
         z = min(z, b.facts["room"] - 0.15)
     b.look(x, y, z, tx, ty, tz, fov, b.u(-1, 1) * (MAX_ROLL if b.p(0.3) else 3.0))
@@ -178,13 +190,14 @@ def close_faults(scene: Scene, seen: Glance, motif: Motif) -> float:
     """0 for a close view worth keeping, else how far it is from one."""
     counts = np.bincount(seen.ids.ravel(), minlength=len(scene.objects) + 1) / seen.ids.size
     hit = seen.part >= 0
-    near = 0.3 if motif.down else 0.15
+    still = motif.look == "near"
+    near = 0.15 if still else 0.3
     faults = max(0.0, float((seen.depth < near).mean()) - 0.004) * 20
     faults += max(0.0, 1.0 - float(hit.mean()) - 0.4) * 4
     largest = np.bincount(seen.part[hit], minlength=1).max(initial=0) / seen.ids.size
     faults += max(0.0, float(largest) - 0.5) * 4  # one surface fills the picture
     shown = sum(float(counts[i]) for i in motif.ids)
-    least = 0.04 if motif.down else 0.3
+    least = 0.3 if still else 0.04
     faults += 5 * max(0.0, least - shown) / least
     faults += 0.3 * max(0, 3 - int((counts[1:] > 0.006).sum()))
     return faults
