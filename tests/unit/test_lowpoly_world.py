@@ -118,20 +118,25 @@ def test_an_object_asked_for_finds_room_in_the_end(split: str, monkeypatch: pyte
 
 
 def test_close_views_are_close() -> None:
-    """Things fill them and the nearest is near; training may see every pair; the words say what it is."""
-    boxes, nearest = 0, {"train": [], "close": []}
+    """Three ways to look, at what training may see; boxes fill pictures; the words say what it is."""
+    fields: dict[str, list[float]] = {"near": [], "down": [], "long": []}
     for i in range(40):
         scene = make_scene(split_seed("close", i))
         assert not {(scene.place, t.name) for t in scene.objects} & PAIRS
+        fields[scene.facts["look"]].append(scene.view.fov_x)
+    assert min(map(len, fields.values())) >= 3
+    assert max(fields["long"]) < 40 <= min(fields["near"] + fields["down"])
+    boxes, middles = 0, []
     for i in range(20):
-        for split, depths in nearest.items():
-            sample = make_sample(split_seed(split, i), 64, 64, supersample=1)
-            depths.append(np.median(sample.depth))
+        sample = make_sample(split_seed("close", i), 64, 64, supersample=1)
+        middles.append(np.median(sample.depth))
         assert all("close view of a" in caption for caption in sample.captions)
         boxes += any(t["name"] == "box" and t["pixels"] > 0.15 * 64 * 64 for t in sample.meta["objects"])
         assert np.isfinite(sample.depth).mean() > 0.5 and sample.depth.min() > 0.05
-    assert np.median(nearest["close"]) < 0.5 * np.median(nearest["train"])
+    others = [make_sample(split_seed("train", i), 64, 64, supersample=1) for i in range(20)]
+    assert np.median(middles) < 0.5 * np.median([np.median(sample.depth) for sample in others])
     assert boxes >= 4
+    assert not any("close view" in caption for sample in others for caption in sample.captions)
 
 
 def test_splits_are_disjoint() -> None:

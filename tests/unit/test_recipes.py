@@ -9,12 +9,9 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-import torch
 
 from modality_forcing.config import OptimConfig
 from modality_forcing.errors import UserError
-from modality_forcing.model.build import build_transformer
-from modality_forcing.model.warm_start import freeze
 from modality_forcing.presets import LOWPOLY, TINY
 from modality_forcing.training.recipes import find_recipe, read_config, read_recipe, recipe_name
 
@@ -155,13 +152,7 @@ def test_tiny_and_the_stages_of_lowpoly_are_there():
     assert steady.forcing.keep_depth > outlines.forcing.keep_depth == words.forcing.keep_depth
     (views,) = (stage.config for stage in read_recipe(find_recipe("lowpoly/views"), "runs/views").stages)
     assert views.init == "runs/averaged" and views.data.sensors == near.data.sensors
-    with torch.device("meta"):
-        trained, _ = freeze(build_transformer(views.model.transformer), views.freeze)
-    assert {name.split(".")[0] for name in trained} == {
-        "depth_decoder_blocks",
-        "depth_decoder_modulation",
-        "depth_final_layer",
-    }  # what no image hangs on: pictures of given depth stay the same
+    assert views.freeze == ("trunk",)
     for config in (longer, near):
         assert [source.weight for source in config.data.sources] == [0.6, 0.4]
         assert config.data.sensors == onward[0].config.data.sensors

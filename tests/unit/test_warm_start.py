@@ -26,6 +26,16 @@ def generator(seed: int = 0) -> torch.Generator:
     return torch.Generator().manual_seed(seed)
 
 
+def predict(model: Transformer) -> tuple[torch.Tensor, torch.Tensor]:
+    """Both heads' answers to two tokens of each kind."""
+    rope = model.rope(text_ids(2), image_ids(1, 2), depth_ids(1, 2))
+    level = torch.full((1,), 0.5)
+    return model(
+        torch.ones(1, 2, CONFIG.latent_channels), torch.ones(1, 2, CONFIG.depth_channels or 0),
+        torch.ones(1, 2, 24), rope, level, level,
+    )  # fmt: skip
+
+
 @pytest.fixture
 def backbone() -> Transformer:
     model = Transformer(CONFIG.backbone()).eval().requires_grad_(False)
@@ -166,12 +176,7 @@ def test_a_model_from_scratch_starts_at_zero():
     initialise(other, generator())
     for name, value in other.state_dict().items():
         assert torch.equal(model.state_dict()[name], value)
-    rope = model.rope(text_ids(2), image_ids(1, 2), depth_ids(1, 2))
-    level = torch.full((1,), 0.5)
-    rgb, depth = model(
-        torch.ones(1, 2, CONFIG.latent_channels), torch.ones(1, 2, CONFIG.depth_channels or 0),
-        torch.ones(1, 2, 24), rope, level, level,
-    )  # fmt: skip
+    rgb, depth = predict(model)
     assert not rgb.any()
     assert not depth.any()
 
@@ -187,6 +192,18 @@ def test_the_image_and_text_weights_of_the_double_blocks_freeze():
     assert expected
     assert {n for n, p in model.named_parameters() if not p.requires_grad} == set(expected)
     assert sorted([*trainable, *frozen]) == sorted(model.state_dict())
+
+
+def test_no_image_hangs_on_what_trains_beside_a_frozen_trunk():
+    """Images come without any gradient; depth brings one to all that trains."""
+    model = Transformer(CONFIG)
+    trainable, _ = freeze(model, ["trunk"])
+    heads = {"depth_decoder_blocks", "depth_decoder_modulation", "depth_final_layer"}
+    assert {name.split(".")[0] for name in trainable} == heads
+    rgb, depth = predict(model)
+    assert not rgb.requires_grad
+    depth.square().sum().backward()
+    assert [name for name, p in model.named_parameters() if p.grad is not None] == trainable
 
 
 def test_freezing_by_the_start_of_a_name():

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from modality_forcing.cli import data_convert
+from modality_forcing.data.lowpoly.seeds import SPLITS
 
 if TYPE_CHECKING:
     import numpy as np
@@ -30,7 +31,7 @@ def make(
     size: Annotated[int, typer.Option(metavar="PIXELS", help="Side of the square pictures.")] = 128,
     split: Annotated[
         str,
-        typer.Option(metavar="train|visitors|close|val|test|combination", help="Splits never share a seed."),
+        typer.Option(metavar="|".join(SPLITS), help="Splits never share a seed."),
     ] = "train",
     start: Annotated[int, typer.Option(metavar="N", help="First sample of the split.")] = 0,
     shard_size: Annotated[int, typer.Option(metavar="N", help="Samples per shard.")] = 500,

@@ -408,8 +408,9 @@ class TrainConfig:
     """Run, model folder or checkpoint to warm-start the transformer from (stage forcing: the T2I run); stage
     refiner: the finished transformer, which stays as it is; stage autoencoder: the one to go on from."""
     freeze: tuple[str, ...] = ()
-    """Weights that do not train: the starts of their names, or "rgb_double_blocks" for the image's and the
-    text's part of the double blocks (FLUX.2 post-training). Stage autoencoder: with "encoder" the latents
+    """Weights that do not train: the starts of their names, "rgb_double_blocks" for the image's and the
+    text's part of the double blocks (FLUX.2 post-training), or "trunk" for all but depth's own last blocks
+    and head, so that images stay what they are. Stage autoencoder: with "encoder" the latents
     stay what they are, statistics included, and models that know them go on with the new decoder."""
     precision: str = "bf16"
     """"bf16": bf16 in the body, float32 weights; "fp32"."""

@@ -36,9 +36,13 @@ FRESH_PREFIXES = (
 )
 """Depth-stream tensors that start from scratch."""
 
-FREEZE_RULES = {"rgb_double_blocks": re.compile(r"^double_blocks\.\d+\.(img|txt)_")}
+FREEZE_RULES = {
+    "rgb_double_blocks": re.compile(r"^double_blocks\.\d+\.(img|txt)_"),
+    "trunk": re.compile(r"^(?!depth_decoder_|depth_final_layer\.)"),
+}
 """Freeze lists with a name. "rgb_double_blocks": RGB weights of the double blocks, frozen in FLUX.2
-post-training (spec section 5)."""
+post-training (spec section 5). "trunk" (ours): all but depth's own blocks after the shared ones and its head,
+on which no image depends."""
 
 
 SMOOTH_GAIN = 4.0

@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from modality_forcing.config import MakeConfig, TrainConfig, from_dict, override, to_dict
+from modality_forcing.data.lowpoly.seeds import SPLITS
 from modality_forcing.errors import UserError
 from modality_forcing.io.checks import existing_file
 from modality_forcing.presets import model_preset
@@ -26,7 +27,6 @@ from modality_forcing.presets import model_preset
 RUN = "{run}"
 _STAGE_NAME = re.compile(r"[a-z0-9][a-z0-9_-]{0,39}")
 _TAKEN = ("model", "data", "samples", "checkpoints")  # what a run keeps beside its stages
-_SPLITS = ("visitors", "close", "val", "test", "combination")  # data of such a name is of that split
 _TABLES = to_dict(TrainConfig())
 
 
@@ -225,7 +225,7 @@ def _make_tables(making: Any, where: str) -> dict[str, dict[str, Any]]:
     for name in making:
         if not _STAGE_NAME.fullmatch(name):
             raise UserError(f"{where}: make has {name[:60]!r}; right is small letters, digits, - and _")
-    return {name: {"split": name if name in _SPLITS else "train", **table} for name, table in making.items()}
+    return {name: {"split": name if name in SPLITS else "train", **table} for name, table in making.items()}
 
 
 def _sort_assignments(assignments: Iterable[str], stages: list[str], made: list[str]) -> dict[str, list[str]]:

@@ -272,7 +272,7 @@ def captions(
     facts = Facts(groups, links, {t.id: t for t in scene.objects}, walls)
     indoor, mood = "wall" in scene.facts, scene.facts["mood"]
     place = str(rng.choice(PLACE_NAMES[scene.place]))
-    if scene.facts.get("close"):
+    if scene.facts.get("look"):
         place = f"close view of {article(place)}"
     before = str(rng.choice((INDOOR if indoor else OUTDOOR)[mood]))
     after = str(rng.choice((INDOOR_AFTER if indoor else OUTDOOR_AFTER)[mood]))

@@ -16,6 +16,7 @@ import numpy as np
 from modality_forcing.data.lowpoly import things
 from modality_forcing.data.lowpoly.camera import MAX_ROLL
 from modality_forcing.data.lowpoly.glance import Glance
+from modality_forcing.data.lowpoly.guests import clutter
 from modality_forcing.data.lowpoly.objects import BRIGHT, COLOURS, METAL, SOFT, WOODS, paint, wood
 from modality_forcing.data.lowpoly.relations import FLAT, HUGE
 from modality_forcing.data.lowpoly.scene import Builder, Material, Scene
@@ -133,7 +134,14 @@ def _still_life(b: Builder, x: float, y: float, z: float, w: float, yaw: float) 
 
 
 def draw_motif(b: Builder) -> Motif | None:
-    """Put a still life on a free top or on the ground, or choose a thing of the place; None: no room."""
+    """A still life or a thing of the place, and clutter around it; None: no room."""
+    motif = _choose(b)
+    clutter(b)
+    return motif
+
+
+def _choose(b: Builder) -> Motif | None:
+    """Put a still life on a free top or on the ground, or choose a thing of the place."""
     assert b.stage is not None
     if b.p(0.6):
         names = [t for t in b.objects if t.name not in FLAT and t.name not in HUGE]

@@ -9,9 +9,9 @@ import numpy as np
 
 from modality_forcing.data.lowpoly import indoor, outdoor_places, towns
 from modality_forcing.data.lowpoly.camera import FOV, draw_view
-from modality_forcing.data.lowpoly.closeups import Motif, close_faults, draw_close_view, draw_motif
+from modality_forcing.data.lowpoly.closeups import close_faults, draw_close_view, draw_motif
 from modality_forcing.data.lowpoly.glance import Glance, glance
-from modality_forcing.data.lowpoly.guests import GUESTS, HELD_OUT, clutter, visit
+from modality_forcing.data.lowpoly.guests import GUESTS, HELD_OUT, visit
 from modality_forcing.data.lowpoly.relations import FLAT
 from modality_forcing.data.lowpoly.scene import Builder, Scene
 from modality_forcing.data.lowpoly.seeds import has_visitor, is_close, is_combination
@@ -85,6 +85,16 @@ def _faults(scene: Scene, seen: Glance, wanted: int) -> float:
     return faults
 
 
+def _draw_view(b: Builder, fov: float, wanted: int) -> None:
+    """A camera that shows the place, and mostly the object ``wanted`` (0: none) well."""
+    assert b.stage is not None
+    target = None
+    if wanted and b.p(0.8):
+        spot = b.objects[wanted - 1].position
+        target = (spot[0] * b.flip, spot[1], spot[2] + 0.4)
+    draw_view(b, b.stage, fov, target)
+
+
 def make_scene(seed: int, place: str | None = None) -> Scene:
     """The scene of a seed (place drawn from it unless given): a pure function of its arguments.
 
@@ -104,7 +114,6 @@ def make_scene(seed: int, place: str | None = None) -> Scene:
     held = str(rng.choice(HELD_OUT[name])) if is_combination(seed) else None
     asked = str(rng.choice(GUESTS[name])) if has_visitor(seed) else held
     banned = frozenset(HELD_OUT[name]) - {held}
-    wanted = 0
     best: tuple[float, Scene] | None = None
     for attempt in count():
         if best is not None and attempt >= TRIES * (4 if asked else 1):
@@ -112,25 +121,18 @@ def make_scene(seed: int, place: str | None = None) -> Scene:
         if attempt % 3 == 0:
             builder = Builder(np.random.default_rng([22, seed, attempt]), name, banned)
             GRAMMAR[name](builder)
-            motif: Motif | None = None
-            if close:
-                motif = draw_motif(builder)
-                clutter(builder)
-            else:
-                wanted = visit(builder, asked)
-        if (close and motif is None) or (asked and not wanted):
+            motif = draw_motif(builder) if close else None
+            wanted = 0 if close else visit(builder, asked)
+        if motif is None and (close or (asked and not wanted)):
             continue
-        assert builder.stage is not None
-        target = None
-        if wanted and builder.p(0.8):
-            spot = builder.objects[wanted - 1].position
-            target = (spot[0] * builder.flip, spot[1], spot[2] + 0.4)
         if motif is None:
-            draw_view(builder, builder.stage, fov, target)
+            _draw_view(builder, fov, wanted)
         else:
             draw_close_view(builder, motif, fov)
         scene = builder.scene()
-        scene.facts.update(clutter=builder.clutter, attempt=attempt, held_out=held or "", close=close)
+        scene.facts.update(
+            clutter=builder.clutter, attempt=attempt, held_out=held or "", look=motif.look if motif else ""
+        )
         seen = glance(scene)
         faults = _faults(scene, seen, wanted) if motif is None else close_faults(scene, seen, motif)
         if best is None or faults < best[0]:
